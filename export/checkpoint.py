@@ -1,0 +1,296 @@
+"""Read and write FAN's weights.
+
+    <name>.safetensors  our own: FP16 weights with labels, variant and preprocessing inside
+    <name>.pth.tar      the authors': {'epoch', 'state_dict', 'accuracy'}, keys begin with "module."
+
+    ->  Checkpoint  ->  build_embedder(), build_attention()  ->  export.to_onnx
+
+The authors' files name neither their labels nor their preprocessing, so the caller does.
+Convert one once, and the file carries what it needs from then on:
+
+    python -m export.checkpoint fan.pth.tar weights/fan.safetensors --labels fer2013 --color gray
+"""
+
+import argparse
+import json
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from export.errors import CheckpointError, ExportError
+from export.fan import FrameAttention, FrameEmbedder, Preprocessing, Variant
+from export.resnet import ResNet18
+
+ARCHITECTURE = "fan"
+
+# The order in which each data set's authors number their emotions.
+LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+        "afew": ("happy", "angry", "disgust", "fear", "sad", "neutral", "surprise"),
+        "ckplus": ("happy", "angry", "disgust", "fear", "sad", "contempt", "surprise"),
+    }
+)
+ATTENTION_KEYS = ("alpha.", "beta.", "pred_fc1.", "pred_fc2.")
+NUM_KEYS_NAMED = 12  # of missing or unexpected keys in one error; a wrong network has hundreds
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """FAN's weights and all that is needed to serve them.
+
+    Args:
+        state: parameter name, without "module.", to float32 tensor; no batch counters.
+        labels: the classes' emotions, in the order of the logits.
+        preprocessing: what the weights expect of their pixels.
+        variant: "relation" (full FAN) or "self" (self-attention alone).
+        notes: free text about the weights' origin, name to text.
+    """
+
+    state: Mapping[str, Tensor]
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    variant: Variant = "relation"
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_state(self.state)
+        num_classes = len(self.state["pred_fc2.bias"])
+        if len(self.labels) != num_classes:
+            raise CheckpointError(
+                f"{len(self.labels)} labels ({', '.join(self.labels)}) for {num_classes} classes "
+                f"(pred_fc2 in the checkpoint); name the labels with --labels"
+            )
+
+
+def build_embedder(checkpoint: Checkpoint) -> FrameEmbedder:
+    """Build the embedder with the checkpoint's weights, in evaluation mode."""
+    state = {k: v for k, v in checkpoint.state.items() if not k.startswith(ATTENTION_KEYS)}
+    backbone = ResNet18()
+    load_state(backbone, state)
+    return FrameEmbedder(backbone, checkpoint.preprocessing).eval().requires_grad_(False)
+
+
+def build_attention(checkpoint: Checkpoint) -> FrameAttention:
+    """Build the attention model with the checkpoint's weights, in evaluation mode."""
+    attention = FrameAttention(len(checkpoint.labels), checkpoint.variant)
+    load_state(attention, {k: checkpoint.state[k] for k in attention.state_dict()})
+    return attention.eval().requires_grad_(False)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fill `module` with `state`; only BatchNorm's batch counters, unused here, may be absent."""
+    counters = {k: v for k, v in module.state_dict().items() if is_counter(k)}
+    module.load_state_dict({**counters, **state}, strict=True)
+
+
+def is_counter(key: str) -> bool:
+    """Tell BatchNorm's training-time batch counters from weights."""
+    return key.endswith("num_batches_tracked")
+
+
+def expected_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Name every parameter of FAN and its shape."""
+    with torch.device("meta"):
+        state = {**ResNet18().state_dict(), **FrameAttention(num_classes).state_dict()}
+    return {k: tuple(v.shape) for k, v in state.items() if not is_counter(k)}
+
+
+def check_state(state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not exactly FAN's.
+
+    Raises:
+        CheckpointError: naming the missing, unexpected or misshapen parameters.
+    """
+    bias = state.get("pred_fc2.bias")
+    expected = expected_shapes(len(bias) if bias is not None else 7)
+    missing = [k for k in expected if k not in state]
+    unexpected = [k for k in state if k not in expected]
+    if missing or unexpected:
+        raise CheckpointError(
+            "the weights are not FAN's (ResNet-18, alpha, beta, pred_fc1, pred_fc2): "
+            f"missing {name_keys(missing)}; unexpected {name_keys(unexpected)}"
+        )
+    for key, shape in expected.items():
+        if tuple(state[key].shape) != shape:
+            got = list(state[key].shape)
+            raise CheckpointError(f"{key} has shape {got}; FAN's has {list(shape)}")
+
+
+def name_keys(keys: Sequence[str]) -> str:
+    """List up to NUM_KEYS_NAMED keys and count the rest."""
+    if not keys:
+        return "none"
+    rest = len(keys) - NUM_KEYS_NAMED
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{len(keys)} ({', '.join(keys[:NUM_KEYS_NAMED])}{more})"
+
+
+def read_checkpoint(
+    path: Path,
+    *,
+    labels: tuple[str, ...] | None = None,
+    preprocessing: Preprocessing | None = None,
+    variant: Variant | None = None,
+) -> Checkpoint:
+    """Read either file format; what the caller names overrides what the file says.
+
+    Args:
+        path: a `.safetensors` file with our metadata, or a torch file as the authors save it.
+        labels: emotions in the order of the logits; required where the file has none.
+        preprocessing: default: the file's, else the authors' (RGB, pixels / 255).
+        variant: default: the file's, else full FAN.
+
+    Raises:
+        CheckpointError: for a file that is missing, unreadable or not FAN's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; CHECKPOINT=<file> or --checkpoint names it")
+    try:
+        if path.suffix == ".safetensors":
+            state, metadata = read_safetensors(path)
+        else:
+            state, metadata = read_torch(path), {}
+        labels = labels or tuple(json.loads(metadata.get("labels", "[]")))
+        if not labels:
+            raise CheckpointError(
+                f"the file does not say its labels; name them with --labels {'|'.join(LABELS)} "
+                "or a text file of one label a line"
+            )
+        if preprocessing is None:
+            preprocessing = parse_preprocessing(metadata.get("preprocessing", "{}"))
+        variant = variant or cast(Variant, metadata.get("variant", "relation"))
+        notes = json.loads(metadata.get("notes", "{}"))
+        return Checkpoint(state, labels, preprocessing, variant, notes)
+    except (CheckpointError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def parse_preprocessing(text: str) -> Preprocessing:
+    """Read the JSON that write_checkpoint wrote; what it leaves out is the authors'."""
+    values: dict[str, Any] = json.loads(text)
+    for name in values.keys() & {"mean", "std"}:
+        values[name] = tuple(values[name])
+    return Preprocessing(**values)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read weights as float32, and the metadata, of one of our own files."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            state = {name: file.get_tensor(name).float() for name in names}
+    except SafetensorError as error:
+        raise CheckpointError(f"not a readable safetensors file ({error})") from error
+    if metadata.get("architecture") != ARCHITECTURE:
+        raise CheckpointError(
+            f"its metadata says architecture {metadata.get('architecture')!r}; "
+            f"expected {ARCHITECTURE!r}"
+        )
+    return state, metadata
+
+
+def read_torch(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a file saved as the authors do, without running code from it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "the file ends early"
+        raise CheckpointError(f"not a readable torch checkpoint ({reason})") from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError("expected a dict with a 'state_dict' of tensors, as the authors save")
+    named = {str(key).removeprefix("module."): value for key, value in state.items()}
+    return {key: value.float() for key, value in named.items() if not is_counter(key)}
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write our own format: FP16 weights, and JSON metadata that read_checkpoint understands."""
+    metadata = {
+        "architecture": ARCHITECTURE,
+        "variant": checkpoint.variant,
+        "labels": json.dumps(checkpoint.labels),
+        "preprocessing": json.dumps(asdict(checkpoint.preprocessing)),
+        "notes": json.dumps(dict(checkpoint.notes)),
+    }
+    save_file({k: v.half().contiguous() for k, v in checkpoint.state.items()}, path, metadata)
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    """Turn a data set's name, or the path of a file with one label a line, into labels."""
+    if text in LABELS:
+        return LABELS[text]
+    try:
+        labels = tuple(Path(text).read_text().split())
+    except (OSError, UnicodeDecodeError):
+        labels = ()
+    if not labels:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one of {', '.join(LABELS)} nor a file of one label a line"
+        )
+    return labels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a checkpoint's file does not."""
+    parser.add_argument(
+        "--labels",
+        type=parse_labels,
+        help=f"emotions in the order of the logits: {', '.join(LABELS)}, or a file of one label "
+        "a line (default: the checkpoint's; the authors' files have none)",
+    )
+    parser.add_argument(
+        "--color",
+        choices=["rgb", "gray"],
+        help="what the weights learnt from (default: the checkpoint's, else rgb)",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=["relation", "self"],
+        help="full FAN, or its first stage alone (default: the checkpoint's, else relation)",
+    )
+
+
+def read_from_arguments(path: Path, args: argparse.Namespace) -> Checkpoint:
+    """Read `path` as the options of add_arguments say."""
+    preprocessing = Preprocessing(color=args.color) if args.color else None
+    return read_checkpoint(
+        path, labels=args.labels, preprocessing=preprocessing, variant=args.variant
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="checkpoint to read, either format")
+    parser.add_argument("target", type=Path, help="safetensors file to write")
+    parser.add_argument("--note", action="append", default=[], help="NAME=TEXT kept in the file")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        checkpoint = read_from_arguments(args.source, args)
+    except ExportError as error:
+        print(f"export.checkpoint: {error}", file=sys.stderr)
+        return 1
+    notes = {**checkpoint.notes, **dict(note.split("=", 1) for note in args.note)}
+    checkpoint = Checkpoint(
+        checkpoint.state, checkpoint.labels, checkpoint.preprocessing, checkpoint.variant, notes
+    )
+    write_checkpoint(checkpoint, args.target)
+    print(args.target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""What can go wrong on the way from a checkpoint to a served model, and who can mend it.
+
+ExportError            a user can act on the message
+└── CheckpointError    the weights' file is not what it should be
+"""
+
+
+class ExportError(Exception):
+    """An export that cannot go on; the message says what was got, what was expected, what to do."""
+
+
+class CheckpointError(ExportError):
+    """A checkpoint that is missing, unreadable, of another network, or incomplete."""

@@ -1,0 +1,164 @@
+"""Weights are read exactly, or refused with words that say what is wrong with them."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, random_checkpoint
+
+from export.checkpoint import (
+    LABELS,
+    build_attention,
+    build_embedder,
+    main,
+    parse_labels,
+    read_checkpoint,
+    write_checkpoint,
+)
+from export.errors import CheckpointError
+from export.fan import Preprocessing
+
+
+@pytest.fixture
+def authors_file(tmp_path):
+    """A checkpoint as the authors save theirs, from DataParallel."""
+
+    def write(state=None, **content):
+        state = dict(random_checkpoint().state) if state is None else state
+        path = tmp_path / "fan.pth.tar"
+        parallel = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 3, "state_dict": parallel, "accuracy": 51.18, **content}, path)
+        return path
+
+    return write
+
+
+def test_authors_checkpoint_loads_with_every_weight(authors_file):
+    expected = random_checkpoint().state
+    state = read_checkpoint(authors_file(), labels=LABELS["afew"]).state
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_batch_counters_may_be_there_or_not(authors_file):
+    state = dict(random_checkpoint().state)
+    state["bn1.num_batches_tracked"] = torch.tensor(7)
+    checkpoint = read_checkpoint(authors_file(state), labels=LABELS["afew"])
+    assert "bn1.num_batches_tracked" not in checkpoint.state
+    build_embedder(checkpoint)
+
+
+def test_own_format_keeps_weights_labels_variant_and_preprocessing(tmp_path):
+    preprocessing = Preprocessing("gray", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    notes = {"data": "none"}
+    written = random_checkpoint(preprocessing=preprocessing, variant="self", notes=notes)
+    write_checkpoint(written, tmp_path / "fan.safetensors")
+    read = read_checkpoint(tmp_path / "fan.safetensors")
+    assert (read.labels, read.variant) == (written.labels, "self")
+    assert (read.preprocessing, read.notes) == (preprocessing, notes)
+    for name, value in written.state.items():
+        assert torch.equal(read.state[name], value.half().float()), name
+
+
+def test_shipped_weights_say_how_they_are_to_be_used(shipped):
+    assert shipped.labels == LABELS["fer2013"]
+    assert shipped.preprocessing == Preprocessing("gray")
+    assert shipped.variant == "relation"
+    assert shipped.notes["source"]
+
+
+def test_backbone_without_heads_is_refused_by_name(authors_file):
+    state = {k: v for k, v in random_checkpoint().state.items() if "alpha" not in k}
+    state["fc.weight"] = torch.zeros(8, 512)
+    with pytest.raises(
+        CheckpointError, match=r"missing 2 \(alpha.0.weight, alpha.0.bias\); un.* 1"
+    ):
+        read_checkpoint(authors_file(state), labels=LABELS["afew"])
+
+
+def test_another_network_is_refused_with_the_count_of_its_strangers(authors_file):
+    strangers = {f"features.{i}.weight": torch.zeros(1) for i in range(20)}
+    with pytest.raises(
+        CheckpointError, match=r"missing 108 .* and 96 more.*unexpected 20 .* 8 more"
+    ):
+        read_checkpoint(authors_file(strangers), labels=LABELS["afew"])
+
+
+def test_misshapen_weight_is_refused_by_name_and_shape(authors_file):
+    state = {**random_checkpoint().state, "beta.0.weight": torch.zeros(1, 512)}
+    with pytest.raises(CheckpointError, match=r"beta.0.weight has shape \[1, 512\].*\[1, 1024\]"):
+        read_checkpoint(authors_file(state), labels=LABELS["afew"])
+
+
+def test_labels_are_asked_for_where_the_file_has_none(authors_file):
+    with pytest.raises(CheckpointError, match="name them with --labels fer2013"):
+        read_checkpoint(authors_file())
+
+
+def test_labels_must_fit_the_classes(authors_file):
+    with pytest.raises(CheckpointError, match=r"2 labels \(sad, happy\) for 7 classes"):
+        read_checkpoint(authors_file(), labels=("sad", "happy"))
+
+
+@pytest.mark.parametrize("name", ["missing.pth.tar", "text.pth.tar", "text.safetensors"])
+def test_unreadable_file_is_refused_in_words(tmp_path, name):
+    (tmp_path / "text.pth.tar").write_text("not weights")
+    (tmp_path / "text.safetensors").write_text("not weights either")
+    with pytest.raises(CheckpointError, match=f"{name}: (no such file|not a readable)"):
+        read_checkpoint(tmp_path / name, labels=LABELS["afew"])
+
+
+def test_truncated_checkpoint_is_refused_in_words(authors_file):
+    path = authors_file()
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    with pytest.raises(CheckpointError, match="not a readable torch checkpoint"):
+        read_checkpoint(path, labels=LABELS["afew"])
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (print, ("harm",))
+
+    torch.save({"state_dict": Harmful()}, tmp_path / "fan.pth.tar")
+    with pytest.raises(CheckpointError, match="not a readable torch checkpoint"):
+        read_checkpoint(tmp_path / "fan.pth.tar", labels=LABELS["afew"])
+
+
+def test_labels_come_by_name_or_from_a_file(tmp_path):
+    (tmp_path / "mine.txt").write_text("calm\nwild\n")
+    assert parse_labels("ckplus")[5] == "contempt"
+    assert parse_labels(str(tmp_path / "mine.txt")) == ("calm", "wild")
+
+
+def test_conversion_is_one_command(authors_file, tmp_path, capsys):
+    source, target = authors_file(), tmp_path / "own.safetensors"
+    arguments = [str(source), str(target), "--labels", "afew", "--note", "source=nobody"]
+    assert main(arguments) == 0
+    assert read_checkpoint(target).notes == {"source": "nobody"}
+    assert main([str(source), str(target)]) == 1
+    assert "--labels" in capsys.readouterr().err
+
+
+def test_gray_weights_see_no_colour():
+    embedder = build_embedder(random_checkpoint(preprocessing=Preprocessing("gray")))
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8))
+    luma = (frames.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.double)) / 255
+    pixels = embedder.normalise(frames).double()
+    assert pixels.shape == (1, 3, 8, 8)
+    assert (pixels - luma[:, None]).abs().max() < 1e-6  # float32 rounding of values below 1
+
+
+def test_standardised_weights_see_standardised_pixels():
+    preprocessing = Preprocessing("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    embedder = build_embedder(random_checkpoint(preprocessing=preprocessing))
+    pixels = embedder.normalise(torch.full((1, 4, 4, 3), 51, dtype=torch.uint8))
+    expected = torch.tensor([(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225])
+    assert torch.allclose(pixels[0, :, 2, 2], expected, atol=1e-6)  # float32 rounding
+
+
+def test_every_class_of_the_attention_model_has_a_label(shipped):
+    assert build_attention(shipped).pred_fc2.out_features == len(shipped.labels)
+
+
+def test_weights_are_documented():
+    assert "FER2013" in (ROOT / "weights" / "README.md").read_text()

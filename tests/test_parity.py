@@ -1,0 +1,120 @@
+"""The ladder: every step from torch to the served answer agrees with the step before it.
+
+    torch  ->  FP32 ONNX on ONNX Runtime  ->  Triton (tests/test_server.py)
+
+Tolerances are for float32: two orders of the same sums differ by about 1e-6 of the values.
+The oracles, numbers of the authors' own code, lie beside a development checkout only.
+"""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import copy_repository, faces, random_checkpoint
+
+from export.__main__ import export
+from export.checkpoint import LABELS, build_attention, build_embedder, read_checkpoint
+from export.fan import ClipAnswer, Preprocessing
+from export.to_onnx import attention_to_onnx, embedder_to_onnx, fold_batch_norms
+
+OUTPUTS = list(ClipAnswer._fields)
+# ResNet-18 in float32, its sums in another order: 1e-4 of the greatest feature is seen, rarely.
+EMBEDDER_RTOL = 2e-4
+# A few matrix products on features of the order of 1.
+ATTENTION_ATOL = 2e-5
+# What two float32 implementations of the authors' network are expected to agree to.
+ORACLE = {"rtol": 1e-4, "atol": 1e-3}
+
+
+def session(path):
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(),
+        Preprocessing("gray"),
+        Preprocessing("rgb", (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)),
+    ],
+    ids=["rgb", "gray", "standardised"],
+)
+def test_onnx_embedder_agrees_with_torch(tmp_path, preprocessing):
+    embedder = build_embedder(random_checkpoint(preprocessing=preprocessing))
+    embedder_to_onnx(embedder, tmp_path / "embedder.onnx")
+    running = session(tmp_path / "embedder.onnx")
+    for num_frames in (1, 5):
+        frames = faces(num_frames)
+        expected = embedder(torch.from_numpy(frames)).numpy()
+        (features,) = running.run(["features"], {"frames": frames})
+        assert features.shape == (num_frames, 512)
+        assert np.abs(features - expected).max() <= EMBEDDER_RTOL * np.abs(expected).max()
+
+
+def test_folding_batch_norms_changes_nothing():
+    embedder = build_embedder(random_checkpoint())
+    frames = torch.from_numpy(faces(2))
+    expected = embedder(frames)
+    folded = fold_batch_norms(embedder)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    assert (folded(frames) - expected).abs().max() <= EMBEDDER_RTOL * expected.abs().max()
+
+
+@pytest.mark.parametrize("variant", ["relation", "self"])
+def test_onnx_attention_agrees_with_torch_for_clips_of_any_length(tmp_path, variant):
+    attention = build_attention(random_checkpoint(variant=variant))
+    attention_to_onnx(attention, tmp_path / "attention.onnx")
+    running = session(tmp_path / "attention.onnx")
+    for num_frames in (1, 2, 5, 300):
+        features = torch.randn(num_frames, 512, generator=torch.Generator().manual_seed(num_frames))
+        answers = running.run(OUTPUTS, {"features": features.numpy()})
+        for name, answer, expected in zip(OUTPUTS, answers, attention(features), strict=True):
+            assert answer.shape == tuple(expected.shape), name
+            assert np.abs(answer - expected.numpy()).max() < ATTENTION_ATOL, name
+
+
+@pytest.mark.parametrize("variant", ["relation", "self"])
+def test_attention_keeps_its_promises(variant):
+    attention = build_attention(random_checkpoint(variant=variant)).double()
+    features = torch.randn(9, 512, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    answer = attention(features)
+    assert answer.weights.sum() == pytest.approx(1)
+    assert torch.allclose(answer.logits, answer.weights @ answer.frame_logits)
+    assert torch.allclose(answer.probabilities, answer.logits.softmax(0))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    permuted = attention(features[order])
+    assert torch.allclose(permuted.logits, answer.logits)
+    assert torch.allclose(permuted.weights, answer.weights[order])
+
+
+def test_pooled_frame_logits_are_the_papers_formula():
+    attention = build_attention(random_checkpoint()).double()
+    f = torch.randn(5, 512, dtype=torch.double, generator=torch.Generator().manual_seed(3))
+    alpha = attention.alpha(f)
+    clip = (alpha * f).sum(0) / alpha.sum()
+    pairs = torch.cat([f, clip.expand(5, 512)], dim=1)
+    beta = attention.beta(pairs)
+    f_v = (alpha * beta * pairs).sum(0) / (alpha * beta).sum()
+    assert torch.allclose(attention(f).logits, attention.pred_fc2(f_v))
+
+
+@pytest.mark.parametrize("variant", ["relation", "self"])
+def test_onnx_agrees_with_the_authors_code(oracles, oracle_checkpoint, tmp_path, variant):
+    oracle = np.load(oracles / "fan.npz")
+    checkpoint = read_checkpoint(oracle_checkpoint, labels=LABELS["afew"], variant=variant)
+    repository = copy_repository(tmp_path / "model_repository")
+    export(checkpoint, repository, tmp_path)
+    embedder = session(repository / "fan_embedder" / "1" / "model.onnx")
+    attention = session(repository / "fan_attention" / "1" / "model.onnx")
+    (features,) = embedder.run(["features"], {"frames": oracle["frames"]})
+    np.testing.assert_allclose(features, oracle["embedding"], **ORACLE)
+    for video, expected in enumerate(oracle[f"{variant}_attention_logits"]):
+        mine = oracle["video_index"] == video
+        answer = ClipAnswer(*attention.run(OUTPUTS, {"features": features[mine]}))
+        np.testing.assert_allclose(answer.logits, expected, **ORACLE)
+        np.testing.assert_allclose(answer.self_weights, oracle["alpha"][mine], **ORACLE)
+        if variant == "relation":
+            np.testing.assert_allclose(answer.weights, oracle["weights"][mine], **ORACLE)
+            # beta is served as part of the weights: alpha * beta over its sum.
+            products = oracle["alpha"][mine] * oracle["beta"][mine]
+            np.testing.assert_allclose(answer.weights, products / products.sum(), **ORACLE)
