@@ -1,0 +1,96 @@
+"""The official container: Triton with TensorRT, on a machine with docker and an NVIDIA GPU.
+
+    platform + release  ->  docker run --gpus ... nvcr.io/nvidia/tritonserver:YY.MM-py3
+
+Releases before 26.07 have known vulnerabilities that this project does not serve with.
+"""
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import subprocess
+
+from serving import ServingError
+from serving.launch import Ports, triton_flags
+from serving.platforms import Platform
+
+logger = logging.getLogger(__name__)
+
+OLDEST_RELEASE = "26.07"
+# What an operator may do and a client may not. model-config stays open: clients read the
+# embedder's max_batch_size there, and perf_analyzer its tensors.
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+MAX_HTTP_BYTES = 64 * 1024 * 1024
+
+
+def docker_command(platform: Platform, ports: Ports, release: str, secret: str) -> list[str]:
+    """Write the whole command line.
+
+    Args:
+        release: of the container, such as "26.11".
+        secret: what the restricted APIs ask for, in the header `admin`.
+    """
+    if not re.fullmatch(r"\d\d\.\d\d", release) or release < OLDEST_RELEASE:
+        raise ServingError(
+            f"TRITON_RELEASE={release}; expected YY.MM, {OLDEST_RELEASE} or newer "
+            "(older releases have known vulnerabilities)"
+        )
+    return [
+        *("docker", "run", "--rm", "--init", "--gpus", "all", "--shm-size=1g"),
+        # The host's network, so that loopback is the host's and no proxy is in the way.
+        *("--network", "host"),
+        *("--user", "triton-server", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+        *("-v", f"{platform.repository.resolve()}:/models:ro"),
+        f"nvcr.io/nvidia/tritonserver:{release}-py3",
+        "tritonserver",
+        *triton_flags(platform, "/models", ports),
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        "--allow-client-shm=false",
+        f"--http-max-input-size={MAX_HTTP_BYTES}",
+        f"--http-restricted-api={RESTRICTED}:admin={secret}",
+        f"--grpc-restricted-protocol={RESTRICTED}:admin={secret}",
+    ]
+
+
+def missing_parts(platform: Platform) -> list[str]:
+    """Name what this machine lacks to run a TensorRT platform in the container."""
+    parts = []
+    if shutil.which("docker") is None:
+        parts.append("docker")
+    elif not runs("docker", "info"):
+        parts.append("a docker engine that answers `docker info`")
+    if not runs("nvidia-smi"):
+        parts.append("an NVIDIA GPU that answers `nvidia-smi`")
+    if platform.missing:
+        parts.append(f"the plans {', '.join(map(str, platform.missing))}")
+    return parts
+
+
+def runs(*command: str) -> bool:
+    """Tell whether a command exists and succeeds."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def run_container(platform: Platform, ports: Ports, release: str) -> int:
+    """Serve in the foreground until the container ends; Ctrl-C reaches docker, which stops it.
+
+    Raises:
+        ServingError: naming all that is missing.
+    """
+    missing = missing_parts(platform)
+    if missing:
+        raise ServingError(
+            f"platform {platform.name} runs TensorRT in Triton's container; this machine lacks "
+            f"{'; '.join(missing)}. PLATFORM=cpu_fp32 serves without them"
+        )
+    ports.check_free()
+    secret = os.environ.get("TRITON_ADMIN_SECRET") or secrets.token_urlsafe(24)
+    command = docker_command(platform, ports, release, secret)
+    logger.info("%s", " ".join(command).replace(secret, "***"))
+    return subprocess.run(command).returncode

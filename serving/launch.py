@@ -1,0 +1,66 @@
+"""What both ways of starting Triton share: ports, and the flags of its command line."""
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from serving import ServingError
+from serving.platforms import DEFAULT, Platform
+
+LOOPBACK = "127.0.0.1"
+EXIT_TIMEOUT_S = 30  # after SIGTERM: how long requests in flight may take to finish
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where Triton listens, on loopback."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def check_free(self) -> None:
+        """Refuse ports in use, before a server half-starts on them."""
+        for name, port in vars(self).items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((LOOPBACK, port))
+                except (OSError, OverflowError) as error:
+                    raise ServingError(
+                        f"port {port} cannot be used ({error}); "
+                        f"choose another with {name.upper()}_PORT=<port>"
+                    ) from error
+
+
+def free_ports() -> Ports:
+    """Pick three ports that nothing listens on now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return Ports(*(probe.getsockname()[1] for probe in probes))
+
+
+def triton_flags(platform: Platform, repository: str, ports: Ports) -> list[str]:
+    """Write the flags that every release understands.
+
+    Only the configs speak (no auto-completion), nothing can be loaded or unloaded at run time,
+    and every port is on loopback: Triton has no authentication of its own.
+
+    Args:
+        repository: the repository's path as the server sees it.
+    """
+    flags = [
+        f"--model-repository={repository}",
+        "--disable-auto-complete-config",
+        "--model-control-mode=none",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--log-format=ISO8601",
+        *(f"--{name}-address={LOOPBACK}" for name in vars(ports)),
+        *(f"--{name}-port={port}" for name, port in vars(ports).items()),
+    ]
+    # An empty name would stop the server; without the flag it reads config.pbtxt.
+    return flags + [f"--model-config-name={platform.name}"] * (platform.name != DEFAULT)

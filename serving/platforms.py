@@ -1,0 +1,83 @@
+"""Platforms: the ways to run one model repository.
+
+    model_repository/*/config.pbtxt              platform "default"
+    model_repository/*/configs/<platform>.pbtxt  every other; a model without one keeps config.pbtxt
+
+Read here as Triton reads them, so that a start that must fail fails before it, in one sentence.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from serving import ServingError
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One way to run the repository.
+
+    Args:
+        name: as in configs/<name>.pbtxt, or "default".
+        repository: the folder of models.
+        backends: the backends its models name, ensembles aside.
+        artefacts: the built files that its models load.
+    """
+
+    name: str
+    repository: Path
+    backends: frozenset[str]
+    artefacts: tuple[Path, ...]
+
+    @property
+    def needs_tensorrt(self) -> bool:
+        """Whether it needs a GPU, and so the container."""
+        return "tensorrt" in self.backends
+
+    @property
+    def missing(self) -> list[Path]:
+        """The artefacts that are not built yet, relative to the repository's parent."""
+        parent = self.repository.parent
+        return [path.relative_to(parent) for path in self.artefacts if not path.is_file()]
+
+
+def platform_names(repository: Path) -> list[str]:
+    """Name every platform of the repository, the default first."""
+    return [DEFAULT, *sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})]
+
+
+def read_config(model: Path, platform: str) -> model_config_pb2.ModelConfig:
+    """Read the file that Triton would for a model's folder and a platform."""
+    path = model / "configs" / f"{platform}.pbtxt"
+    if not path.is_file():
+        path = model / "config.pbtxt"
+    try:
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ServingError(f"{path}: {error}") from error
+
+
+def read_platform(repository: Path, name: str) -> Platform:
+    """Read one platform's configs.
+
+    Raises:
+        ServingError: for a name that no model has; Triton would quietly serve the default.
+    """
+    names = platform_names(repository)
+    if name not in names:
+        raise ServingError(
+            f"{name!r} is no platform of {repository.name}/; it has {', '.join(names)}"
+        )
+    models = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
+    configs = {model: read_config(model, name) for model in models}
+    composing = {model: c for model, c in configs.items() if c.platform != "ensemble"}
+    return Platform(
+        name,
+        repository,
+        frozenset(config.backend for config in composing.values()),
+        tuple(model / "1" / c.default_model_filename for model, c in composing.items()),
+    )

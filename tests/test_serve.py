@@ -1,0 +1,149 @@
+"""`make serve` starts what was asked for, or says in one sentence why it cannot."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, copy_repository
+
+import serving.container
+from serving import ServingError
+from serving.__main__ import main
+from serving.container import docker_command, run_container
+from serving.embedded import EmbeddedServer
+from serving.launch import Ports, free_ports, triton_flags
+from serving.platforms import read_platform
+
+REPOSITORY = ROOT / "model_repository"
+
+
+def fails(capsys, *arguments):
+    """Run the command, expect it to fail, return its one line."""
+    assert main(list(arguments)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("serve: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_make_serve_lists_the_platforms():
+    command = ["make", "-s", "serve", "PLATFORM=nonsense"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "it has default, cpu, cpu_fp32, int8" in done.stderr
+
+
+def test_tensorrt_platform_names_all_that_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))  # neither docker nor nvidia-smi
+    repository = copy_repository(tmp_path / "model_repository")
+    error = fails(capsys, "--repository", str(repository))
+    assert "lacks docker; an NVIDIA GPU" in error
+    assert "model_repository/fan_embedder/1/model.plan" in error
+    assert "PLATFORM=cpu_fp32" in error
+
+
+def test_platform_without_its_artefacts_says_which(tmp_path, capsys):
+    repository = copy_repository(tmp_path / "model_repository")
+    error = fails(capsys, "--platform", "cpu_fp32", "--repository", str(repository))
+    assert "model_repository/fan_attention/1/model.onnx" in error
+    assert "make export" in error
+
+
+def test_int8_on_the_cpu_says_that_nothing_builds_it_yet(repository, capsys):
+    error = fails(capsys, "--platform", "cpu", "--repository", str(repository))
+    assert "model_int8.onnx" in error
+    assert "use PLATFORM=cpu_fp32" in error
+
+
+def test_port_in_use_is_refused_before_the_start(repository, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = ["--platform", "cpu_fp32", "--repository", str(repository)]
+        error = fails(capsys, *arguments, "--grpc-port", port)
+    assert f"port {port}" in error
+    assert "GRPC_PORT=" in error
+
+
+def test_model_that_does_not_load_ends_the_start_with_tritons_words(tmp_path, repository):
+    broken = copy_repository(tmp_path / "model_repository")
+    for model in ("fan_embedder", "fan_attention"):
+        (broken / model / "1").mkdir(exist_ok=True)
+        (broken / model / "1" / "model.onnx").write_text("not a graph")
+    for model in ("fan", "fan_attention"):
+        labels = (repository / model / "labels.txt").read_text()
+        (broken / model / "labels.txt").write_text(labels)
+    with (
+        pytest.raises(ServingError, match=r"ended while starting: .*log: .*triton.log"),
+        EmbeddedServer(read_platform(broken, "cpu_fp32")),
+    ):
+        pass
+
+
+def test_command_finds_the_server_and_its_exit_code_is_kept(repository):
+    program = "import os, socket; socket.create_connection(os.environ['TRITON_URL'].split(':')); "
+    launcher = [sys.executable, "-m", "serving", "--platform", "cpu_fp32", "--free-ports"]
+    command = [*launcher, "--repository", repository, "--", sys.executable, "-c"]
+    done = subprocess.run([*command, program + "raise SystemExit(7)"], cwd=ROOT)
+    assert done.returncode == 7
+
+
+def test_every_address_is_loopback():
+    flags = triton_flags(read_platform(REPOSITORY, "cpu_fp32"), "/models", Ports())
+    addresses = [flag for flag in flags if "-address=" in flag]
+    assert addresses == [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
+
+
+def test_default_platform_gets_no_config_name():
+    # An empty --model-config-name stops Triton.
+    assert not [
+        flag
+        for flag in triton_flags(read_platform(REPOSITORY, "default"), "/models", Ports())
+        if "config-name" in flag
+    ]
+
+
+def test_container_is_locked_down():
+    platform = read_platform(REPOSITORY, "int8")
+    command = docker_command(platform, Ports(1, 2, 3), "26.11", "SECRET")
+    assert command[:2] == ["docker", "run"]
+    assert "nvcr.io/nvidia/tritonserver:26.11-py3" in command
+    assert f"{REPOSITORY}:/models:ro" in command
+    restricted = "model-repository,shared-memory,trace,logging:admin=SECRET"
+    expected = {
+        "--model-config-name=int8",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--strict-readiness=true",
+        "--allow-client-shm=false",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        "--http-max-input-size=67108864",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
+        "--exit-timeout-secs=30",
+        "--grpc-port=2",
+    }
+    assert expected <= set(command)
+
+
+@pytest.mark.parametrize("release", ["24.10", "26.06", "latest", ""])
+def test_release_with_known_vulnerabilities_is_refused(release):
+    with pytest.raises(ServingError, match="or newer"):
+        docker_command(read_platform(REPOSITORY, "default"), Ports(), release, "SECRET")
+
+
+def test_container_is_run_where_nothing_is_missing(monkeypatch):
+    ran = []
+
+    def run(command):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
+    monkeypatch.setattr(serving.container.subprocess, "run", run)
+    assert run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11") == 0
+    assert ran[0][0] == "docker"
+    assert "SECRET" not in ran[0]
