@@ -1,0 +1,14 @@
+"""From a video of a face to its emotion, by way of a Triton server.
+
+    video.mp4 -> frames  -> faces     -> aligned crops -> Triton    -> result
+                video.py   faces.py     faces.py         triton.py    result.py, pictures.py
+
+`python -m clients.predict video.mp4` walks it. Nothing here needs torch, onnx or tensorrt.
+"""
+
+import os
+
+# FFmpeg and OpenCV print their own account of a bad file; ours is one line. OpenCV reads these
+# when it is imported, so they are set before any of our modules can.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")

@@ -1,0 +1,33 @@
+"""What a user of the clients can meet and act on.
+
+FerError
+├── VideoUnreadable     the file is not a video, or a damaged one
+├── NoFaceFound         a video, but nobody in it
+├── ServerUnavailable   no server, or none that answers in time
+├── ServerMismatch      a server, but not one of this contract
+└── RequestRefused      the server would not take what it was sent
+"""
+
+
+class FerError(Exception):
+    """An error whose message says what was got, what was expected, and what to do."""
+
+
+class VideoUnreadable(FerError):
+    """A file that is missing, not a video, cut off, or without frames."""
+
+
+class NoFaceFound(FerError):
+    """A video in which no looked-at frame shows a face."""
+
+
+class ServerUnavailable(FerError):
+    """No server at the address, or none that answers in time."""
+
+
+class ServerMismatch(FerError):
+    """A server whose models are not of this project's contract."""
+
+
+class RequestRefused(FerError):
+    """A request that the server refused; trying again would not help."""

@@ -1,0 +1,172 @@
+"""Results people would rather look at.
+
+    Result + video  ->  plot      PNG: each frame's weight over time, the faces that counted most
+                    ->  annotate  MP4: the video with box, emotion and each frame's weight
+
+The video is read a second time, so that nothing of it is kept while it is analysed. A picture
+appears under its name once it is whole.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import matplotlib
+import numpy as np
+from tqdm import tqdm
+
+from clients.faces import align
+from clients.result import Result, Sighting
+from clients.video import Frame, read_frames, read_info
+
+matplotlib.use("Agg")  # no display needed
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+NUM_FACES = 8  # shown above the plot
+SELF_COLOR = "tab:blue"  # the paper's colours: blue for self-attention,
+WEIGHT_COLOR = "tab:orange"  # orange for the final weights
+RGB_ORANGE = (255, 127, 14)
+RGB_GRAY = (128, 128, 128)
+RGB_WHITE = (255, 255, 255)
+MAX_BARS = 60  # more frames are drawn as lines
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a name to write under, which becomes `path` only if the block succeeds."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def plot(result: Result, video: Path, target: Path) -> None:
+    """Draw every frame's self-attention and final weight, as in FAN's figure 2, as a PNG."""
+    counted = sorted(np.argsort(-result.weights)[:NUM_FACES])
+    crops = crop_faces(video, [result.faces[i] for i in counted])
+    figure = pyplot.figure(figsize=(11, 5.2), layout="constrained")
+    rows = figure.add_gridspec(2, NUM_FACES, height_ratios=(1, 2.2))
+    for column, (i, crop) in enumerate(zip(counted, crops, strict=True)):
+        axes = figure.add_subplot(rows[0, column])
+        axes.imshow(crop)
+        axes.set_title(f"{result.faces[i].pts_seconds:.2f} s\n{result.weights[i]:.1%}", fontsize=9)
+        axes.axis("off")
+    draw_weights(figure.add_subplot(rows[1, :]), result)
+    figure.suptitle(f"{video.name}: {result.emotion} ({result.probabilities.max():.1%})")
+    with whole(target) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def draw_weights(axes: Axes, result: Result) -> None:
+    """Draw the frames' shares over time; frames without a face stay empty."""
+    times = np.array([face.pts_seconds for face in result.faces])
+    series = [("final weight", result.weights, WEIGHT_COLOR)]
+    if result.self_weights is not None:
+        shares = result.self_weights / result.self_weights.sum()
+        series.insert(0, ("self-attention alone", shares, SELF_COLOR))
+    if len(times) <= MAX_BARS:
+        every = [sighting.pts_seconds for sighting in result.sightings]
+        width = 0.8 * float(np.diff(every).min()) if len(every) > 1 else 0.1
+        for place, (name, shares, color) in enumerate(series):
+            offset = (place - (len(series) - 1) / 2) * width / len(series)
+            axes.bar(times + offset, shares, width / len(series), label=name, color=color)
+    else:
+        for name, shares, color in series:
+            axes.plot(times, shares, label=name, color=color, linewidth=1)
+    axes.set_xlabel("time in the video (s)")
+    axes.set_ylabel("share of the answer")
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+
+
+def crop_faces(video: Path, faces: list[Sighting]) -> list[np.ndarray]:
+    """Cut the faces (224, 224, 3) out of the video again, in the order of their frames."""
+    wanted = {face.index: face for face in faces}
+    crops = []
+    for frame in read_frames(video):
+        face = wanted.get(frame.index)
+        if face is not None and face.landmarks is not None:
+            crops.append(align(frame.image, face.landmarks))
+        if len(crops) == len(faces):
+            break
+    return crops
+
+
+def annotate(result: Result, video: Path, target: Path, *, progress: bool = False) -> None:
+    """Write the video, as far as it was looked at, with the answer drawn into every frame.
+
+    H.264, 4:2:0, its index first: what every browser plays. Without sound.
+    """
+    info = read_info(video)
+    # 4:2:0 wants even sides: one column or row goes where there is an odd one.
+    size = (max(2, info.width // 2 * 2), max(2, info.height // 2 * 2))
+    with whole(target) as partial:
+        writer = imageio_ffmpeg.write_frames(
+            str(partial),
+            size,
+            fps=info.fps or 25,
+            codec="libx264",
+            macro_block_size=2,
+            quality=None,
+            output_params=["-crf", "20", "-movflags", "+faststart", "-f", "mp4"],
+        )
+        writer.send(None)
+        frames = annotated_frames(result, video)
+        bar = tqdm(
+            frames, total=info.num_frames, unit="frame", desc=target.name, disable=not progress
+        )
+        for image in bar:
+            writer.send(np.ascontiguousarray(image[: size[1], : size[0]]))
+        writer.close()
+
+
+def annotated_frames(result: Result, video: Path) -> Iterator[np.ndarray]:
+    """Draw into every frame what the last looked-at frame, itself or before it, said."""
+    weights = dict(zip((face.index for face in result.faces), result.weights, strict=True))
+    top = float(result.weights.max())
+    upcoming = list(reversed(result.sightings))
+    last = upcoming[-1]
+    step = last_step(result)
+    for frame in read_frames(video):
+        while upcoming and upcoming[-1].index <= frame.index:
+            last = upcoming.pop()
+        if not upcoming and frame.pts_seconds > last.pts_seconds + step:
+            return  # --max-frames ended there
+        yield draw(frame, result, last, float(weights.get(last.index, 0.0)), top)
+
+
+def last_step(result: Result) -> float:
+    """The time in seconds for which a looked-at frame stands."""
+    times = [sighting.pts_seconds for sighting in result.sightings]
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def draw(frame: Frame, result: Result, sighting: Sighting, weight: float, top: float) -> np.ndarray:
+    """Draw the box, the emotion and the frame's weight, and a bar of it against the greatest."""
+    image = frame.image.copy()
+    height, width = image.shape[:2]
+    unit = max(1, round(min(height, width) / 200))
+    font = (cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit)
+    bar = (height - 6 * unit, height - 2 * unit)
+    length = round(weight / top * (width - 4 * unit))
+    cv2.rectangle(image, (2 * unit, bar[0]), (2 * unit + length, bar[1]), RGB_ORANGE, -1)
+    text = "no face"
+    if sighting.box is not None:
+        text = f"weight {weight:.1%}"
+        left, above, right, below = (round(float(value)) for value in sighting.box)
+        color = RGB_ORANGE if weight >= 0.5 * top else RGB_GRAY
+        cv2.rectangle(image, (left, above), (right, below), color, 2 * unit)
+    lines = (f"{result.emotion} {result.probabilities.max():.0%}", text)
+    for i, line in enumerate(lines):
+        place = (4 * unit, (16 + 18 * i) * unit)
+        cv2.putText(image, line, place, *font, (0, 0, 0), 3 * unit, cv2.LINE_AA)
+        cv2.putText(image, line, place, *font, RGB_WHITE, unit, cv2.LINE_AA)
+    return image

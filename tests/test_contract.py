@@ -1,0 +1,95 @@
+"""Servers that a test cannot easily start for real: not ready, busy for a moment, of other dims."""
+
+from concurrent import futures
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
+from clients.triton import TritonClient
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Speaks Triton's protocol as far as a test tells it to."""
+
+    def __init__(self, ready=True, dims=(-1, 224, 224, 3), refusals=(), text="try later"):
+        self.ready, self.dims, self.refusals, self.text = ready, dims, list(refusals), text
+        self.calls = 0
+
+    def ServerReady(self, request, context):
+        self.calls += 1
+        if self.refusals:
+            context.abort(self.refusals.pop(0), self.text)
+        return service_pb2.ServerReadyResponse(ready=self.ready)
+
+    def ModelMetadata(self, request, context):
+        tensor = service_pb2.ModelMetadataResponse.TensorMetadata
+        frames = tensor(name="frames", datatype="UINT8", shape=self.dims)
+        outputs = [tensor(name="logits", datatype="FP32", shape=[7])]
+        return service_pb2.ModelMetadataResponse(name="fan", inputs=[frames], outputs=outputs)
+
+    def ModelConfig(self, request, context):
+        return service_pb2.ModelConfigResponse()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Serve a FakeTriton; return a client of it. Pauses between tries are as good as none."""
+    monkeypatch.setattr("clients.triton.RETRY_DELAYS_S", (0.01, 0.02, 0.03))
+    servers = []
+
+    def start(fake):
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return TritonClient(f"127.0.0.1:{port}")
+
+    yield start
+    for server in servers:
+        server.stop(None)
+
+
+def test_server_that_is_not_ready_is_told_apart_from_one_that_is_down(serve):
+    with pytest.raises(ServerUnavailable, match="up but not ready"), serve(FakeTriton(ready=False)):
+        pass
+
+
+@pytest.mark.parametrize("dims", [(-1, 3, 224, 224), (-1, 48, 48, 1)])
+def test_other_dims_are_refused_with_both(serve, dims):
+    fake = FakeTriton(dims=dims)
+    with pytest.raises(ServerMismatch, match="expected an ensemble") as error, serve(fake):
+        pass
+    assert str(list(dims)) in str(error.value)
+
+
+def test_unavailable_server_is_asked_again(serve):
+    fake = FakeTriton(refusals=[grpc.StatusCode.UNAVAILABLE] * 2)
+    # Past its two refusals the fake's contract is met, and found wanting.
+    with pytest.raises(ServerMismatch), serve(fake):
+        pass
+    assert fake.calls == 3
+
+
+def test_server_that_stays_unavailable_is_given_up(serve):
+    fake = FakeTriton(refusals=[grpc.StatusCode.UNAVAILABLE] * 9)
+    with pytest.raises(ServerUnavailable, match=r"4 tries .*try later"), serve(fake):
+        pass
+    assert fake.calls == 4
+
+
+def test_refusal_is_not_tried_again(serve):
+    fake = FakeTriton(refusals=[grpc.StatusCode.INVALID_ARGUMENT])
+    with pytest.raises(RequestRefused, match="try later"), serve(fake):
+        pass
+    assert fake.calls == 1
+
+
+def test_restricted_protocol_is_a_refusal_though_it_looks_unavailable(serve):
+    text = "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'"
+    fake = FakeTriton(refusals=[grpc.StatusCode.UNAVAILABLE], text=text)
+    with pytest.raises(RequestRefused, match="restricted"), serve(fake):
+        pass
+    assert fake.calls == 1

@@ -1,0 +1,290 @@
+"""clients/predict.py does what its help says, and takes bad input with one plain line."""
+
+import json
+import subprocess
+import time
+
+import cv2
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from conftest import ROOT, ffmpeg
+
+from clients.predict import build_parser
+from clients.sample import kind_at
+from clients.triton import CHUNK_FRAMES, CHUNKS_IN_FLIGHT, ClipStream
+from serving.embedded import EmbeddedServer
+from serving.platforms import read_platform
+
+JSON_KEYS = [
+    "emotion",
+    "probabilities",
+    "frames",
+    "timestamps_s",
+    "weights",
+    "self_weights",
+    "frame_probabilities",
+    "model",
+    "model_version",
+    "url",
+]
+
+
+def answer(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def one_line(done):
+    """Expect a failure told in one plain line; return it."""
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("predict.py: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_sample_is_called_happy(predict, sample):
+    done = predict(sample)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("happy  ")
+    assert lines[2].split()[:2] == ["happy", lines[2].split()[1]]
+    assert "█" in lines[2]
+    assert lines[-2] == "frames: 50 decoded, 46 used, 4 without a face"
+    assert lines[-1].startswith("frames that counted most: ")
+    assert lines[-1].count(" s (") == 3
+    assert done.stderr == ""  # no terminal, no progress bar
+
+
+def test_spoilt_frames_of_the_sample_weigh_less_than_clear_ones(predict, sample):
+    result = answer(predict(sample, "--fps", 0, "--json"))
+    kinds = np.array([kind_at(t) for t in result["timestamps_s"]])
+    weights = np.array(result["weights"])
+    clear = weights[kinds == "clear"].mean()
+    assert weights[kinds == "blurred"].mean() < 0.2 * clear
+    assert weights[kinds == "dark"].mean() < 0.2 * clear
+    assert weights[kinds == "occluded"].mean() < clear
+    assert "faceless" not in kinds
+
+
+def test_json_is_one_complete_object(predict, sample, server, shipped):
+    result = answer(predict(sample, "--json", "--max-frames", 13))
+    assert list(result) == JSON_KEYS
+    assert list(result["probabilities"]) == list(shipped.labels)
+    assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert result["emotion"] == max(result["probabilities"], key=result["probabilities"].get)
+    assert result["frames"] == {"decoded": 13, "used": 13, "without_face": 0}
+    assert len(result["timestamps_s"]) == len(result["weights"]) == 13
+    assert len(result["self_weights"]) == 13
+    assert sum(result["weights"]) == pytest.approx(1, abs=1e-5)
+    assert np.sum(result["frame_probabilities"], axis=1) == pytest.approx(np.ones(13), abs=1e-5)
+    assert (result["model"], result["model_version"]) == ("fan", "1")
+    assert result["url"] == server.grpc_url
+
+
+def test_module_and_path_are_the_same_command(predict, sample, server):
+    python = ROOT / ".venv" / "bin" / "python"
+    module = [python, "-m", "clients.predict", sample, "--url", server.grpc_url, "--json"]
+    done = subprocess.run(module, capture_output=True, text=True, cwd="/")
+    assert answer(done) == answer(predict(sample, "--json"))
+
+
+def test_clip_longer_than_a_request_gets_the_answer_of_its_frames(predict, sample, tmp_path):
+    long = tmp_path / "long.mp4"
+    ffmpeg("-stream_loop", 1, "-i", sample, "-c", "copy", long)
+    once = answer(predict(sample, "--fps", 0, "--json"))
+    twice = answer(predict(long, "--fps", 0, "--json"))
+    assert twice["frames"]["used"] == 2 * once["frames"]["used"] > 128
+    # Every face twice: the same emotion, and each time half of the share.
+    for label, probability in once["probabilities"].items():
+        assert twice["probabilities"][label] == pytest.approx(probability, abs=1e-5)
+    halves = np.array(once["weights"] * 2) / 2
+    np.testing.assert_allclose(twice["weights"], halves, atol=1e-6)
+
+
+def test_rotated_video_gets_the_answer_of_the_upright_one(predict, sample, tmp_path):
+    side, rotated = tmp_path / "side.mp4", tmp_path / "rotated.mp4"
+    ffmpeg("-i", sample, "-vf", "transpose=1", "-frames:v", 10, "-crf", 5, side)
+    ffmpeg("-display_rotation", 90, "-i", side, "-c", "copy", rotated)
+    upright = answer(predict(sample, "--fps", 0, "--max-frames", 10, "--json"))
+    turned = answer(predict(rotated, "--fps", 0, "--json"))
+    assert turned["frames"] == upright["frames"]
+    # The pixels went through another encoder.
+    assert turned["probabilities"]["happy"] == pytest.approx(
+        upright["probabilities"]["happy"], abs=0.05
+    )
+
+
+def test_plot_shows_weights_and_faces(predict, sample, tmp_path):
+    assert predict(sample, "--plot", tmp_path / "weights.png").returncode == 0
+    picture = cv2.imread(str(tmp_path / "weights.png"))
+    assert picture.shape[1] > 1000
+    blue, orange = (180, 119, 31), (14, 127, 255)  # BGR of the paper's two colours
+    for color in (blue, orange):
+        assert (np.abs(picture.astype(int) - color).max(axis=2) < 3).sum() > 500
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.png"]
+
+
+def test_annotated_video_is_what_browsers_play(predict, sample, tmp_path):
+    target = tmp_path / "seen.mp4"
+    assert predict(sample, "--annotate", target).returncode == 0
+    content = target.read_bytes()
+    assert content.find(b"moov") < content.find(b"mdat")  # plays while it loads
+    assert b"avc1" in content  # H.264
+    original, annotated = (cv2.VideoCapture(str(path)) for path in (sample, target))
+    assert annotated.get(cv2.CAP_PROP_FRAME_COUNT) == original.get(cv2.CAP_PROP_FRAME_COUNT)
+    assert annotated.get(cv2.CAP_PROP_FPS) == original.get(cv2.CAP_PROP_FPS)
+    (_, before), (_, after) = original.read(), annotated.read()
+    changed = np.abs(after.astype(int) - before).max(axis=2) > 60
+    assert 0.005 < changed.mean() < 0.2  # a box, a line of text and a bar, not another picture
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.mp4"]
+
+
+def test_annotated_video_ends_where_looking_ended(predict, sample, tmp_path):
+    target = tmp_path / "seen.mp4"
+    assert predict(sample, "--annotate", target, "--max-frames", 10).returncode == 0
+    # Ten frames at 10 a second: a second of the video, to within a frame or two.
+    assert 23 <= cv2.VideoCapture(str(target)).get(cv2.CAP_PROP_FRAME_COUNT) <= 28
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory, sample):
+    """A folder of files that are not what their names say."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "text.mp4").write_text("this is no video\n" * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "folder.mp4").mkdir()
+    front = folder / "front.mp4"
+    ffmpeg("-i", sample, "-c", "copy", "-movflags", "+faststart", front)
+    (folder / "cut_index_last.mp4").write_bytes(sample.read_bytes()[:50_000])
+    (folder / "cut_index_first.mp4").write_bytes(front.read_bytes()[:50_000])
+    (folder / "cut_at_once.mp4").write_bytes(sample.read_bytes()[:20])
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", folder / "audio.mp4")
+    ffmpeg("-i", sample, "-frames:v", 0, "-c", "copy", folder / "no_frames.mp4")
+    ffmpeg("-f", "lavfi", "-i", "color=gray:size=320x240:duration=2", folder / "nobody.mp4")
+    ffmpeg(
+        *("-f", "lavfi", "-i", "color=gray:size=16x16:duration=0.2", "-vf", "crop=1:1:exact=1"),
+        *("-pix_fmt", "gray", "-c:v", "ffv1", folder / "pixel.mkv"),
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.mp4", "no such file"),
+        ("folder.mp4", "is a folder"),
+        ("text.mp4", "no video that FFmpeg can decode"),
+        ("empty.mp4", "no video that FFmpeg can decode"),
+        ("audio.mp4", "no video that FFmpeg can decode"),
+        ("cut_index_last.mp4", "is cut off: it holds 50000 bytes of at least"),
+        ("cut_index_first.mp4", "is cut off: it holds 50000 bytes of at least"),
+        ("cut_at_once.mp4", "is cut off: it holds 20 bytes of at least"),
+        ("no_frames.mp4", "no"),
+        ("nobody.mp4", "no face in any of the 20 frames looked at"),
+        ("pixel.mkv", "no face in any of the 2 frames looked at"),
+    ],
+)
+def test_bad_video_is_told_in_one_line(predict, bad, name, words):
+    line = one_line(predict(bad / name))
+    assert name in line
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["video.mp4", "--fps", "-1"],
+        ["video.mp4", "--fps", "nan"],
+        ["video.mp4", "--max-frames", "0"],
+        ["video.mp4", "--timeout", "soon"],
+        ["video.mp4", "--plot", "weights.jpg"],
+        ["video.mp4", "--annotate", "/no/such/folder/seen.mp4"],
+    ],
+    ids=lambda arguments: " ".join(arguments[1:]) or "no video",
+)
+def test_bad_usage_exits_with_2(predict, arguments):
+    done = predict(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_written_for_a_bad_video(predict, bad, tmp_path):
+    one_line(predict(bad / "nobody.mp4", "--plot", tmp_path / "p.png"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_server_that_is_down_is_told_in_one_line(predict, sample):
+    line = one_line(predict(sample, "--url", "localhost:9"))
+    assert "no Triton answers at localhost:9 (5 tries" in line
+    assert "make serve PLATFORM=cpu_fp32" in line
+
+
+def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):
+    assert "lacks a model: Request for unknown model: 'ran'" in one_line(
+        predict(sample, "--model", "ran")
+    )
+
+
+def test_model_of_another_contract_is_told_in_one_line(predict, sample):
+    line = one_line(predict(sample, "--model", "fan_attention"))
+    assert "takes [('features', 'FP32', [-1, 512])]" in line
+    assert "expected an ensemble that takes [('frames', 'UINT8', [-1, 224, 224, 3])]" in line
+
+
+def test_request_that_takes_too_long_is_told_in_one_line(predict, sample):
+    assert "did not answer within 0.001 s" in one_line(predict(sample, "--timeout", 0.001))
+
+
+def test_server_killed_mid_run_is_told_in_one_line(repository, sample, tmp_path):
+    long = tmp_path / "long.mp4"
+    ffmpeg("-stream_loop", 9, "-i", sample, "-c", "copy", long)
+    with EmbeddedServer(read_platform(repository, "cpu_fp32")) as server:
+        command = [ROOT / "clients" / "predict.py", long, "--fps", "0", "--url", server.grpc_url]
+        running = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        watcher = grpcclient.InferenceServerClient(server.grpc_url)
+        while watcher.get_inference_statistics("fan_embedder").model_stats[0].inference_count < 100:
+            assert running.poll() is None
+            time.sleep(0.05)
+        server.process.kill()
+        output, error = running.communicate(timeout=120)
+    line = one_line(subprocess.CompletedProcess(command, running.returncode, output, error))
+    assert "no Triton answers at" in line
+
+
+class HeldClient:
+    """Stands for a client whose server is slow; counts the faces that wait for it."""
+
+    class contract:  # noqa: N801
+        max_frames = 128
+
+    def __init__(self):
+        self.held = self.most = 0
+
+    def embed(self, faces):
+        self.held += len(faces)
+        self.most = max(self.most, self.held)
+        time.sleep(0.02)
+        self.held -= len(faces)
+        return np.zeros((len(faces), 4), np.float32)
+
+    def pool(self, features):
+        return features
+
+
+def test_memory_stays_bounded_however_long_the_clip():
+    client = HeldClient()
+    with ClipStream(client) as stream:
+        for _ in range(3000):
+            stream.add(np.zeros((2, 2, 3), np.uint8))
+            assert len(stream.pending) <= 128
+        assert stream.finish().shape == (3000, 4)
+    assert client.most <= 128 + CHUNKS_IN_FLIGHT * CHUNK_FRAMES
+
+
+@pytest.mark.parametrize("option", build_parser()._actions, ids=lambda option: option.dest)
+def test_every_option_explains_itself(option):
+    assert option.help
