@@ -1,0 +1,87 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo export serve test lint lock clean
+
+# The Python that makes the environments: 3.11 or newer, as the embedded server has stubs for.
+PYTHON ?= python3
+# A checkpoint to export, ours (.safetensors) or the authors' (.pth.tar; then LABELS and COLOR too).
+CHECKPOINT ?= weights/fan.safetensors
+LABELS ?=
+COLOR ?=
+VARIANT ?=
+# What `make serve` runs: default and int8 in the container, cpu and cpu_fp32 embedded.
+PLATFORM ?= default
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+# Triton's container. By default a plan runs only on the TensorRT that built it.
+TRITON_RELEASE ?= 26.11
+
+VENV := .venv/bin/python
+DEMO := build/demo
+# Nothing outside the checkout is written but pip's cache.
+export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed .venv-server/.installed ## Create the two environments, from pinned packages
+
+demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the emotion in a sample video
+	@$(VENV) -m serving --platform cpu_fp32 --free-ports -- \
+	    clients/predict.py $(DEMO)/sample.mp4 --plot $(DEMO)/weights.png --annotate $(DEMO)/annotated.mp4
+	@echo
+	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
+
+export: setup ## Export CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
+	$(VENV) -m export --checkpoint $(CHECKPOINT) $(if $(LABELS),--labels $(LABELS)) \
+	    $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
+	@touch build/.exported
+
+serve: setup build/.exported ## Serve PLATFORM=... on loopback (HTTP_PORT= GRPC_PORT= METRICS_PORT=) until Ctrl-C
+	@$(VENV) -m serving --platform "$(PLATFORM)" --release "$(TRITON_RELEASE)" \
+	    --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+
+test: setup build/.exported $(DEMO)/sample.mp4 ## Run every test, a real Triton included
+	$(VENV) -m pytest
+
+lint: .venv/.installed ## Check format, style and types
+	$(VENV) -m ruff format --check .
+	$(VENV) -m ruff check .
+	$(VENV) -m mypy clients export serving benchmarks
+
+lock: ## Resolve pyproject.toml and requirements/server.in into pinned packages
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock/project
+	build/lock/project/bin/pip install -q "setuptools>=77" ".[pictures,export,test]"
+	build/lock/project/bin/pip freeze --all --exclude pip --exclude video-fer-triton \
+	    | sed 's/+cpu$$//' > requirements/project.txt
+	$(PYTHON) -m venv build/lock/server
+	build/lock/server/bin/pip install -q -r requirements/server.in
+	build/lock/server/bin/pip freeze > requirements/server.txt
+
+clean: ## Remove what was built: environments, models, demo
+	rm -rf .venv .venv-server build model_repository/*/labels.txt
+	find model_repository -path '*/1/*' -type f ! -name .gitkeep -delete
+
+# The shipped weights, exported once; a user's own `make export` counts as well.
+build/.exported: weights/fan.safetensors $(wildcard export/*.py) | .venv/.installed
+	$(VENV) -m export
+	@touch $@
+
+$(DEMO)/sample.mp4: clients/sample.py | .venv/.installed
+	$(VENV) -m clients.sample $@
+
+.venv/.installed: requirements/project.txt requirements/detector.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); expected Python 3.11 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install -q --disable-pip-version-check -r requirements/project.txt
+	.venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/detector.txt
+	.venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-server/.installed: requirements/server.txt
+	$(PYTHON) -m venv --clear .venv-server
+	.venv-server/bin/pip install -q --disable-pip-version-check -r requirements/server.txt
+	@touch $@

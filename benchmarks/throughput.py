@@ -1,0 +1,122 @@
+"""Embed the same frames in several ways, in turns, and compare.
+
+    python -m benchmarks.throughput
+
+Measures frames a second of the shipped FAN embedder at batches of 16: PyTorch eager, ONNX Runtime
+in this process, and Triton over gRPC (the embedded server, which stops being asked while the
+others run). The ways take turns, so that a noisy machine is noisy to all; medians are compared.
+Prints a Markdown table with its provenance.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from tqdm import tqdm
+
+from clients.triton import TritonClient
+from export.checkpoint import build_embedder, read_checkpoint
+from serving import ROOT
+from serving.embedded import EmbeddedServer
+from serving.platforms import read_platform
+
+BATCH = 16
+Way = Callable[[np.ndarray], object]
+
+
+def measure(ways: dict[str, Way], frames: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Run every way once a round; return each one's frames a second, round by round."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(frames)  # the first run allocates
+    for _ in tqdm(range(rounds), unit="round", disable=not sys.stderr.isatty()):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(frames)
+            rates[name].append(len(frames) / (time.perf_counter() - start))
+    return rates
+
+
+def eager() -> Way:
+    """PyTorch as most people would run it on a CPU: eager, channels last."""
+    embedder = build_embedder(read_checkpoint(ROOT / "weights" / "fan.safetensors"))
+    embedder = embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(frames: np.ndarray) -> object:
+        with torch.inference_mode():
+            return embedder(torch.from_numpy(frames))
+
+    return run
+
+
+def in_process(path: Path) -> Way:
+    """ONNX Runtime in this process, with its defaults."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda frames: session.run(None, {"frames": frames})
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def provenance() -> str:
+    """Say what ran where."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime"))
+    return (
+        f"{time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}; {cpu_name()}, "
+        f"{len(os.sched_getaffinity(0))} cores; {packages}, Triton 2.51"
+    )
+
+
+def report(rates: dict[str, list[float]]) -> str:
+    """Write the table: median, spread between the quartiles, ratio to the first way."""
+    rows = ["| way | frames/s | quartiles | ratio |", "|---|---|---|---|"]
+    base = statistics.median(next(iter(rates.values())))
+    for name, values in rates.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        rows.append(f"| {name} | {median:.0f} | {low:.0f}-{high:.0f} | {median / base:.2f} |")
+    return "\n".join(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="turns (default: %(default)s)")
+    args = parser.parse_args(argv)
+    frames = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
+    repository = ROOT / "model_repository"
+    served = EmbeddedServer(read_platform(repository, "cpu_fp32"))
+    with served, TritonClient(served.grpc_url) as client:
+        ways = {
+            "PyTorch eager FP32": eager(),
+            "ONNX Runtime FP32, in process": in_process(
+                repository / "fan_embedder" / "1" / "model.onnx"
+            ),
+            "Triton over gRPC, platform cpu_fp32": client.embed,
+        }
+        rates = measure(ways, frames, args.rounds)
+    print(f"{provenance()}; batches of {BATCH}, {args.rounds} rounds\n\n{report(rates)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The README and the Makefile's help are what a user meets first; these tests keep them true."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.findall(r"^([\w-]+):.*## ", MAKEFILE, re.M)
+
+
+def test_every_make_command_in_the_documents_is_in_make_help():
+    documents = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+    for document in documents:
+        for target in re.findall(r"(?:^|`)make ([\w-]+)", document.read_text(), re.M):
+            assert target in TARGETS, document
+
+
+def test_make_alone_prints_every_command():
+    printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make (\S+)", printed, re.M) == TARGETS
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)", README))
+def test_every_link_of_the_readme_leads_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_every_requirement_is_pinned_to_what_the_project_asks_for():
+    pins = {}
+    for name in ("project.txt", "detector.txt"):
+        for line in (ROOT / "requirements" / name).read_text().splitlines():
+            package, number = line.split("==")
+            pins[canonicalize_name(package)] = number
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    for text in [*project["dependencies"], *(r for extra in extras for r in extra)]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
+
+
+def test_ci_runs_what_the_readme_promises():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "make test" in script
+    assert "make lint" in script
