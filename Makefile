@@ -2,7 +2,7 @@
 .DELETE_ON_ERROR:
 .PHONY: help setup demo export serve test lint lock clean
 
-# The Python that makes the environments: 3.11 or newer, as the embedded server has stubs for.
+# The Python that makes the environments: 3.11 to 3.13, for which the embedded server has stubs.
 PYTHON ?= python3
 # A checkpoint to export, ours (.safetensors) or the authors' (.pth.tar; then LABELS and COLOR too).
 CHECKPOINT ?= weights/fan.safetensors
@@ -17,6 +17,8 @@ METRICS_PORT ?= 8002
 # Triton's container. By default a plan runs only on the TensorRT that built it.
 TRITON_RELEASE ?= 26.11
 
+EXPORT_OPTIONS = --checkpoint $(CHECKPOINT) $(if $(LABELS),--labels $(LABELS)) \
+    $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
 VENV := .venv/bin/python
 DEMO := build/demo
 # Nothing outside the checkout is written but pip's cache.
@@ -34,15 +36,14 @@ demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the em
 	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
 
 export: setup ## Export CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
-	$(VENV) -m export --checkpoint $(CHECKPOINT) $(if $(LABELS),--labels $(LABELS)) \
-	    $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
-	@touch build/.exported
+	$(VENV) -m export $(EXPORT_OPTIONS)
+	@echo '$(EXPORT_OPTIONS)' > build/export.options && touch build/.exported
 
 serve: setup build/.exported ## Serve PLATFORM=... on loopback (HTTP_PORT= GRPC_PORT= METRICS_PORT=) until Ctrl-C
 	@$(VENV) -m serving --platform "$(PLATFORM)" --release "$(TRITON_RELEASE)" \
 	    --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
-test: setup build/.exported $(DEMO)/sample.mp4 ## Run every test, a real Triton included
+test: setup build/.exported ## Run every test, a real Triton included
 	$(VENV) -m pytest
 
 lint: .venv/.installed ## Check format, style and types
@@ -64,17 +65,17 @@ clean: ## Remove what was built: environments, models, demo
 	rm -rf .venv .venv-server build model_repository/*/labels.txt
 	find model_repository -path '*/1/*' -type f ! -name .gitkeep -delete
 
-# The shipped weights, exported once; a user's own `make export` counts as well.
+# What `make export` was last told, or the shipped weights, whenever the code or they change.
 build/.exported: weights/fan.safetensors $(wildcard export/*.py) | .venv/.installed
-	$(VENV) -m export
+	$(VENV) -m export $$(cat build/export.options 2>/dev/null)
 	@touch $@
 
 $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed
 	$(VENV) -m clients.sample $@
 
 .venv/.installed: requirements/project.txt requirements/detector.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); expected Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); expected Python 3.11 to 3.13" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements/project.txt
 	.venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/detector.txt

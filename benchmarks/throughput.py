@@ -102,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=30, help="turns (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.rounds < 2:
+        parser.error("expected --rounds of at least 2: a spread needs two values")
     frames = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     repository = ROOT / "model_repository"
     served = EmbeddedServer(read_platform(repository, "cpu_fp32"))

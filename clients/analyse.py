@@ -6,6 +6,7 @@ Decoding runs ahead in a thread, and a long clip's chunks are on their way to th
 later frames are still being decoded.
 """
 
+import logging
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from clients.faces import FaceDetector, FaceFollower, align
 from clients.result import Result, Sighting
 from clients.triton import ClipAnswer, ClipStream, TritonClient
 from clients.video import Frame, prefetch, read_frames, read_info
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,20 @@ def analyse(
     Raises:
         FerError: one of `clients.errors`, for what the user can act on.
     """
-    total = read_info(path).num_sampled(sampling.fps, sampling.max_frames)
+    info = read_info(path)
+    logger.info("%s: %s", path, info)
+    total = info.num_sampled(sampling.fps, sampling.max_frames)
     detector = FaceDetector()
     frames = prefetch(read_frames(path, sampling.fps, sampling.max_frames))
     shown = tqdm(frames, total=total, unit="frame", desc=path.name, disable=not progress)
     with closing(frames), ClipStream(client) as stream:
         sightings = tuple(send_faces(shown, detector, stream))
         num_faces = sum(sighting.box is not None for sighting in sightings)
+        logger.info("%d frames looked at, %d with a face", len(sightings), num_faces)
         if not num_faces:
             raise NoFaceFound(f"{path}: no face in any of the {len(sightings)} frames looked at")
-        return read_result(client, sightings, stream.finish())
+        stopped_early = len(sightings) == sampling.max_frames
+        return read_result(client, sightings, stream.finish(), stopped_early)
 
 
 def send_faces(
@@ -73,7 +80,7 @@ def send_faces(
 
 
 def read_result(
-    client: TritonClient, sightings: tuple[Sighting, ...], answer: ClipAnswer
+    client: TritonClient, sightings: tuple[Sighting, ...], answer: ClipAnswer, stopped_early: bool
 ) -> Result:
     """Join what the server says with where the faces were."""
     return Result(
@@ -86,6 +93,7 @@ def read_result(
         client.model,
         answer.model_version,
         client.url,
+        stopped_early,
     )
 
 

@@ -73,7 +73,8 @@ class FaceDetector:
         """
         height, width = image.shape[:2]
         scale = min(1.0, DETECTOR_SIDE / max(height, width))
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         # The network halves its input five times; the border that makes it divisible is black.
         below, right = (-small.shape[0] % 32, -small.shape[1] % 32)
         padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)

@@ -134,19 +134,12 @@ def annotated_frames(result: Result, video: Path) -> Iterator[np.ndarray]:
     top = float(result.weights.max())
     upcoming = list(reversed(result.sightings))
     last = upcoming[-1]
-    step = last_step(result)
     for frame in read_frames(video):
         while upcoming and upcoming[-1].index <= frame.index:
             last = upcoming.pop()
-        if not upcoming and frame.pts_seconds > last.pts_seconds + step:
-            return  # --max-frames ended there
+        if result.stopped_early and frame.index > last.index and not upcoming:
+            return  # nobody looked at what comes after
         yield draw(frame, result, last, float(weights.get(last.index, 0.0)), top)
-
-
-def last_step(result: Result) -> float:
-    """The time in seconds for which a looked-at frame stands."""
-    times = [sighting.pts_seconds for sighting in result.sightings]
-    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def draw(frame: Frame, result: Result, sighting: Sighting, weight: float, top: float) -> np.ndarray:

@@ -22,10 +22,12 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 
 if __name__ == "__main__" and not __package__:
     # Run by its path: go on as `python -m clients.predict`, in the environment of `make setup`.
-    executable = str(PYTHON) if PYTHON.exists() else sys.executable
+    if not PYTHON.exists():
+        sys.exit(f"predict.py: {PYTHON} is not there; run `make setup` in {ROOT}")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    os.execve(executable, [executable, "-m", "clients.predict", *sys.argv[1:]], environment)
+    # -P: modules of the folder it is run from must not stand in for ours.
+    command = [str(PYTHON), "-P", "-m", "clients.predict", *sys.argv[1:]]
+    os.execve(command[0], command, {**os.environ, "PYTHONPATH": path})
 
 from clients.analyse import Sampling, analyse  # noqa: E402
 from clients.errors import FerError  # noqa: E402
@@ -57,15 +59,17 @@ def positive_int(text: str) -> int:
 def output_file(suffix: str) -> Callable[[str], Path]:
     """Make a parser of names of files to write, so that a bad one is refused before the work."""
 
-    def parse(text: str) -> Path:
+    def parse_output(text: str) -> Path:
         path = Path(text)
         if path.suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in {suffix}")
-        if not os.access(path.parent, os.W_OK):
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is a folder; expected a file to write")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise argparse.ArgumentTypeError(f"{text}: {path.parent} is no folder to write to")
         return path
 
-    return parse
+    return parse_output
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -116,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         result = analyse(args.video, client, sampling, progress=progress)
     print(result.to_json() if args.json else result.to_text(), flush=True)
     if args.plot or args.annotate:
-        from clients import pictures  # slow to import, and not always installed
+        from clients import pictures  # slow to import, and not always wanted
 
         if args.plot:
             pictures.plot(result, args.video, args.plot)
@@ -124,8 +128,20 @@ def run(args: argparse.Namespace) -> None:
             pictures.annotate(result, args.video, args.annotate, progress=progress)
 
 
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; refuse to write over what is read, or twice to one file."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    named = [path.resolve() for path in (args.video, args.plot, args.annotate) if path]
+    if len(set(named)) < len(named):
+        parser.error("the video, --plot and --annotate must be different files")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
+    # A terminal that cannot show the bars still gets the numbers.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
     try:
@@ -138,6 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the answer has read enough; nothing more can be printed, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"predict.py: {error}", file=sys.stderr)  # a full disk, say
         return 1
     return 0
 

@@ -43,6 +43,7 @@ class Result:
         model: the ensemble that answered.
         model_version: as the server names it.
         url: where it answered.
+        stopped_early: whether frames after the last sighting were left out, as --max-frames asks.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +55,7 @@ class Result:
     model: str
     model_version: str
     url: str
+    stopped_early: bool = False
 
     def __post_init__(self) -> None:
         num_faces = len(self.faces)

@@ -30,6 +30,13 @@ CHUNK_FRAMES = 32  # a long clip's frames travel in chunks of so many
 CHUNKS_IN_FLIGHT = 3
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0)  # between tries while the server is unavailable
 OUTPUTS = ("logits", "probabilities", "weights", "frame_logits")
+EXPECTED_INPUTS = {"frames": ("UINT8", [-1, FACE_SIZE, FACE_SIZE, 3])}
+
+
+def expected_outputs(num_classes: int) -> dict[str, tuple[str, list[int]]]:
+    """Name what every network of the contract gives, with dtypes and dims."""
+    dims = ([num_classes], [num_classes], [-1], [-1, num_classes])
+    return {name: ("FP32", shape) for name, shape in zip(OUTPUTS, dims, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -116,35 +123,45 @@ class TritonClient:
 
     def read_contract(self) -> Contract:
         """Learn what the server's network takes and gives, and refuse another contract."""
-        if not self.retrying(self.check_ready):
+        metadata = self.lookup(self.client.get_model_metadata, self.model)
+        if not self.lookup(self.client.is_model_ready, self.model):
             raise ServerUnavailable(
-                f"the server at {self.url} is up but not ready: its models are still loading, or "
-                "one failed to; its log says which"
+                f"the server at {self.url} is up, but its model {self.model!r} is not ready: it is "
+                "loading, or failed to; the server's log says which"
             )
-        metadata = self.retrying(self.client.get_model_metadata, self.model)
-        config = self.retrying(self.client.get_model_config, self.model).config
-        frames = [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs]
-        expected = [("frames", "UINT8", [-1, FACE_SIZE, FACE_SIZE, 3])]
-        outputs = {tensor.name: list(tensor.shape) for tensor in metadata.outputs}
+        config = self.lookup(self.client.get_model_config, self.model).config
         steps = [step.model_name for step in config.ensemble_scheduling.step]
-        if frames != expected or not outputs.keys() >= set(OUTPUTS) or len(steps) != 2:
+        takes = {t.name: (t.datatype, list(t.shape)) for t in metadata.inputs}
+        gives = {t.name: (t.datatype, list(t.shape)) for t in metadata.outputs}
+        num_classes = gives.get("logits", ("", [0]))[1][-1]
+        expected_gives = expected_outputs(num_classes)
+        if (
+            takes != EXPECTED_INPUTS
+            or not gives.items() >= expected_gives.items()
+            or num_classes < 1
+            or len(steps) != 2
+        ):
             raise ServerMismatch(
-                f"model {self.model!r} at {self.url} takes {frames} and gives {sorted(outputs)}; "
-                f"expected an ensemble that takes {expected} and gives {sorted(OUTPUTS)}"
+                f"model {self.model!r} at {self.url} takes {takes} and gives {gives}; expected an "
+                f"ensemble of two models that takes {EXPECTED_INPUTS} and gives {expected_gives}"
             )
-        embedder = self.retrying(self.client.get_model_config, steps[0]).config
-        return Contract(
-            self.model,
-            steps[0],
-            steps[1],
-            embedder.max_batch_size,
-            self.read_labels(outputs["probabilities"][0]),
-            "self_weights" in outputs,
+        max_frames = self.lookup(self.client.get_model_config, steps[0]).config.max_batch_size
+        if max_frames < 1:
+            raise ServerMismatch(
+                f"model {steps[0]!r} at {self.url} has max_batch_size {max_frames}; expected at "
+                "least 1: its batch is made of frames"
+            )
+        labels = self.read_labels(num_classes)
+        frames_model, clip_model = steps
+        contract = Contract(
+            self.model, frames_model, clip_model, max_frames, labels, "self_weights" in gives
         )
+        logger.info("%s serves %s", self.url, contract)
+        return contract
 
-    def check_ready(self) -> bool:
-        """Ask whether every model is ready; raise where nobody answers."""
-        return bool(self.client.is_server_ready(client_timeout=self.timeout_s))
+    def lookup(self, call: Callable[..., T], model: str) -> T:
+        """Ask something about a model, within the time that a request may take."""
+        return self.retrying(call, model, client_timeout=self.timeout_s)
 
     def read_labels(self, num_classes: int) -> tuple[str, ...]:
         """Ask the network for its labels, which only come with an answer: of one black frame."""
@@ -200,22 +217,28 @@ class TritonClient:
         Raises:
             ServerUnavailable, ServerMismatch, RequestRefused: in place of the client's own error.
         """
+        start = time.monotonic()
         for delay_s in (*RETRY_DELAYS_S, None):
             try:
                 return call(*args, **kwargs)
             except InferenceServerException as error:
                 if delay_s is None or not is_unavailable(error):
-                    raise self.explain(error) from error
+                    raise self.explain(error, time.monotonic() - start) from error
                 logger.info("%s; trying again in %.2f s", error.message(), delay_s)
                 time.sleep(delay_s)
         raise AssertionError("the last try returns or raises")
 
-    def explain(self, error: InferenceServerException) -> Exception:
+    def explain(self, error: InferenceServerException, elapsed_s: float) -> Exception:
         """Turn the client's error into one of ours."""
+        words = " ".join(error.message().split())
+        tries = f"{len(RETRY_DELAYS_S) + 1} tries over {elapsed_s:.0f} s"
+        if is_unavailable(error) and is_from_triton(error):
+            return ServerUnavailable(
+                f"the server at {self.url} is up but cannot serve now ({tries}): {words}"
+            )
         if is_unavailable(error):
             return ServerUnavailable(
-                f"no Triton answers at {self.url} ({len(RETRY_DELAYS_S) + 1} tries over "
-                f"{sum(RETRY_DELAYS_S):.0f} s; {error.message()}); start one with "
+                f"no Triton answers at {self.url} ({tries}; {words}); start one with "
                 "`make serve PLATFORM=cpu_fp32`, or name one with --url"
             )
         if error.status() == "StatusCode.DEADLINE_EXCEEDED":
@@ -224,8 +247,8 @@ class TritonClient:
                 "it may be busy: raise --timeout"
             )
         if error.status() == "StatusCode.NOT_FOUND":
-            return ServerMismatch(f"the server at {self.url} lacks a model: {error.message()}")
-        return RequestRefused(f"the server at {self.url} refused the request: {error.message()}")
+            return ServerMismatch(f"the server at {self.url} lacks a model: {words}")
+        return RequestRefused(f"the server at {self.url} refused the request: {words}")
 
 
 def is_unavailable(error: InferenceServerException) -> bool:
@@ -234,6 +257,12 @@ def is_unavailable(error: InferenceServerException) -> bool:
     if error.status() == "StatusCode.UNAVAILABLE":
         return "protocol is restricted" not in text  # looks alike, but is a refusal
     return "has no available versions" in text  # while it stops or swaps models
+
+
+def is_from_triton(error: InferenceServerException) -> bool:
+    """Tell Triton's own words from those of a connection that nobody answers."""
+    texts = ("has no available versions", "maximum queue size", "timeout expired", "not ready")
+    return any(text in error.message() for text in texts)
 
 
 class ClipStream:
@@ -277,12 +306,15 @@ class ClipStream:
         if len(self.chunks) >= CHUNKS_IN_FLIGHT:
             self.chunks[-CHUNKS_IN_FLIGHT].result()
         faces = np.stack(self.pending)
+        logger.info("chunk %d: %d faces", len(self.chunks) + 1, len(faces))
         self.pending.clear()
         self.chunks.append(self.pool.submit(self.client.embed, faces))
 
     def finish(self) -> ClipAnswer:
         """Return the answer to all the faces added, of which there is at least one."""
         if not self.chunks:
+            logger.info("asking of %d faces in one request", len(self.pending))
             return self.client.ask(np.stack(self.pending))
         self.send_pending()
+        logger.info("pooling %d chunks", len(self.chunks))
         return self.client.pool(np.concatenate([chunk.result() for chunk in self.chunks]))

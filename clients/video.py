@@ -6,6 +6,8 @@ Comes before `clients.faces`. Frames are decoded as they are asked for; `prefetc
 in a thread, so that memory stays bounded however long the video is.
 """
 
+import logging
+import math
 import queue
 import struct
 import threading
@@ -19,11 +21,16 @@ import numpy as np
 
 from clients.errors import VideoUnreadable
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+LEAST_DECODED = 0.9  # of the frames that a header promises; fewer are worth a warning
 PREFETCHED_FRAMES = 8  # decoded ahead of the detector; 50 MB at 1080p
-# ISO base media boxes that a file of the MP4 family may begin with (ISO/IEC 14496-12).
-FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+# The boxes at the top of a file of the MP4 family (ISO/IEC 14496-12, QuickTime).
+BOXES = (
+    b"ftyp moov mdat wide free skip pnot moof mfra sidx ssix styp prft emsg meta uuid udta".split()
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class VideoInfo:
             return max_frames
         sampled = self.num_frames
         if 0 < fps < self.fps:
-            sampled = int(self.num_frames / self.fps * fps) + 1
+            sampled = math.ceil(self.num_frames / self.fps * fps)
         return min(sampled, max_frames) if max_frames else sampled
 
 
@@ -73,12 +80,19 @@ def open_video(path: Path) -> cv2.VideoCapture:
     Raises:
         VideoUnreadable: saying what is wrong with the file.
     """
-    if path.is_dir():
-        raise VideoUnreadable(f"{path} is a folder; expected a video file")
-    if not path.is_file():
-        raise VideoUnreadable(f"{path}: no such file")
-    check_complete(path)
-    capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
+    try:
+        if path.is_dir():
+            raise VideoUnreadable(f"{path} is a folder; expected a video file")
+        check_complete(path)
+        name = str(path.resolve())
+        name.encode()
+    except FileNotFoundError as error:
+        raise VideoUnreadable(f"{path}: no such file") from error
+    except OSError as error:
+        raise VideoUnreadable(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeEncodeError as error:
+        raise VideoUnreadable(f"{str(path)!a}: the name is not UTF-8; rename it") from error
+    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise VideoUnreadable(
             f"{path}: no video that FFmpeg can decode (expected a video stream; a text file, "
@@ -100,8 +114,8 @@ def check_complete(path: Path) -> None:
             file.seek(offset)
             header = file.read(16)
             length, kind = struct.unpack(">I4s", header[:8])
-            if offset == 0 and kind not in FIRST_BOXES:
-                return  # another container
+            if kind not in BOXES:
+                return  # another container, or what some cameras append
             if length == 1 and len(header) == 16:
                 (length,) = struct.unpack(">Q", header[8:])
             if length < 8:
@@ -141,9 +155,10 @@ def read_frames(
     """
     capture = open_video(path)
     try:
-        num_taken = 0
+        num_taken = num_stepped = 0
         next_seconds = 0.0
         for index, pts_seconds in enumerate(frame_times(capture)):
+            num_stepped += 1
             if pts_seconds < next_seconds - 1e-6:
                 continue
             if max_frames and num_taken == max_frames:
@@ -154,6 +169,13 @@ def read_frames(
             if ok:
                 num_taken += 1
                 yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), index, pts_seconds)
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if num_stepped < LEAST_DECODED * promised:
+            # Trimmed videos promise frames they hide, so this cannot be an error.
+            logger.warning(
+                "%s: only %d of the %d frames its header promises could be decoded",
+                *(path, num_stepped, promised),
+            )
     finally:
         capture.release()
     if not num_taken:

@@ -16,7 +16,7 @@ import json
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from export.errors import CheckpointError, ExportError
-from export.fan import FrameAttention, FrameEmbedder, Preprocessing, Variant
+from export.fan import Color, FrameAttention, FrameEmbedder, Preprocessing, Variant
 from export.resnet import ResNet18
 
 ARCHITECTURE = "fan"
@@ -63,6 +63,8 @@ class Checkpoint:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.variant not in ("relation", "self"):
+            raise CheckpointError(f"variant is {self.variant!r}; expected 'relation' or 'self'")
         check_state(self.state)
         num_classes = len(self.state["pred_fc2.bias"])
         if len(self.labels) != num_classes:
@@ -124,6 +126,8 @@ def check_state(state: Mapping[str, Tensor]) -> None:
         if tuple(state[key].shape) != shape:
             got = list(state[key].shape)
             raise CheckpointError(f"{key} has shape {got}; FAN's has {list(shape)}")
+        if not state[key].isfinite().all():
+            raise CheckpointError(f"{key} has values that are NaN or infinite")
 
 
 def name_keys(keys: Sequence[str]) -> str:
@@ -139,7 +143,7 @@ def read_checkpoint(
     path: Path,
     *,
     labels: tuple[str, ...] | None = None,
-    preprocessing: Preprocessing | None = None,
+    color: Color | None = None,
     variant: Variant | None = None,
 ) -> Checkpoint:
     """Read either file format; what the caller names overrides what the file says.
@@ -147,7 +151,7 @@ def read_checkpoint(
     Args:
         path: a `.safetensors` file with our metadata, or a torch file as the authors save it.
         labels: emotions in the order of the logits; required where the file has none.
-        preprocessing: default: the file's, else the authors' (RGB, pixels / 255).
+        color: default: the file's, else the authors' RGB.
         variant: default: the file's, else full FAN.
 
     Raises:
@@ -160,24 +164,27 @@ def read_checkpoint(
             state, metadata = read_safetensors(path)
         else:
             state, metadata = read_torch(path), {}
-        labels = labels or tuple(json.loads(metadata.get("labels", "[]")))
+        labels = labels or tuple(map(str, json.loads(metadata.get("labels", "[]"))))
         if not labels:
             raise CheckpointError(
                 f"the file does not say its labels; name them with --labels {'|'.join(LABELS)} "
                 "or a text file of one label a line"
             )
-        if preprocessing is None:
-            preprocessing = parse_preprocessing(metadata.get("preprocessing", "{}"))
+        preprocessing = parse_preprocessing(metadata.get("preprocessing", "{}"))
+        if color is not None:
+            preprocessing = replace(preprocessing, color=color)
         variant = variant or cast(Variant, metadata.get("variant", "relation"))
         notes = json.loads(metadata.get("notes", "{}"))
         return Checkpoint(state, labels, preprocessing, variant, notes)
-    except (CheckpointError, ValueError, TypeError) as error:
+    except (CheckpointError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def parse_preprocessing(text: str) -> Preprocessing:
     """Read the JSON that write_checkpoint wrote; what it leaves out is the authors'."""
     values: dict[str, Any] = json.loads(text)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"its metadata's preprocessing is {text}; expected a JSON object")
     for name in values.keys() & {"mean", "std"}:
         values[name] = tuple(values[name])
     return Preprocessing(**values)
@@ -223,7 +230,14 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "preprocessing": json.dumps(asdict(checkpoint.preprocessing)),
         "notes": json.dumps(dict(checkpoint.notes)),
     }
-    save_file({k: v.half().contiguous() for k, v in checkpoint.state.items()}, path, metadata)
+    state = {name: value.half().contiguous() for name, value in checkpoint.state.items()}
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{name} has values beyond 65,504, the greatest of FP16")
+    try:
+        save_file(state, path, metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written ({error})") from error
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
@@ -231,7 +245,8 @@ def parse_labels(text: str) -> tuple[str, ...]:
     if text in LABELS:
         return LABELS[text]
     try:
-        labels = tuple(Path(text).read_text().split())
+        lines = (line.strip() for line in Path(text).read_text().splitlines())
+        labels = tuple(line for line in lines if line)
     except (OSError, UnicodeDecodeError):
         labels = ()
     if not labels:
@@ -263,10 +278,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_from_arguments(path: Path, args: argparse.Namespace) -> Checkpoint:
     """Read `path` as the options of add_arguments say."""
-    preprocessing = Preprocessing(color=args.color) if args.color else None
-    return read_checkpoint(
-        path, labels=args.labels, preprocessing=preprocessing, variant=args.variant
-    )
+    return read_checkpoint(path, labels=args.labels, color=args.color, variant=args.variant)
+
+
+def parse_note(text: str) -> tuple[str, str]:
+    """Split NAME=TEXT."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=TEXT")
+    return name, value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -275,19 +295,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, help="checkpoint to read, either format")
     parser.add_argument("target", type=Path, help="safetensors file to write")
-    parser.add_argument("--note", action="append", default=[], help="NAME=TEXT kept in the file")
+    parser.add_argument(
+        "--note", type=parse_note, action="append", default=[], help="NAME=TEXT kept in the file"
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:
         checkpoint = read_from_arguments(args.source, args)
+        notes = {**checkpoint.notes, **dict(args.note)}
+        write_checkpoint(replace(checkpoint, notes=notes), args.target)
     except ExportError as error:
         print(f"export.checkpoint: {error}", file=sys.stderr)
         return 1
-    notes = {**checkpoint.notes, **dict(note.split("=", 1) for note in args.note)}
-    checkpoint = Checkpoint(
-        checkpoint.state, checkpoint.labels, checkpoint.preprocessing, checkpoint.variant, notes
-    )
-    write_checkpoint(checkpoint, args.target)
     print(args.target)
     return 0
 

@@ -111,6 +111,15 @@ class ClipAnswer(NamedTuple):
     self_weights: Tensor
 
 
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer in its weights' precision; give back float32.
+
+    In FP16 the products are half and every sum over frames is not: 65,536 of them would overflow.
+    """
+    y = layer(x.to(next(layer.parameters()).dtype))
+    return y.float() if y.dtype == torch.half else y
+
+
 class FrameAttention(nn.Module):
     """Weigh a clip's frames by themselves (alpha), then by their relation to the clip (beta).
 
@@ -134,16 +143,16 @@ class FrameAttention(nn.Module):
         Args:
             features: (N, 512) float32, N >= 1.
         """
-        alphas = self.alpha(features)  # (N, 1)
+        alphas = linear(self.alpha[0], features).sigmoid()  # (N, 1)
         shares = alphas / alphas.sum(0)
         if self.variant == "self":
-            frame_logits = self.pred_fc1(features)
+            frame_logits = linear(self.pred_fc1, features)
         else:
             clip = (shares * features).sum(0, keepdim=True)  # (1, 512)
             relations = torch.cat([features, clip.expand_as(features)], dim=1)  # (N, 1024)
-            weights = alphas * self.beta(relations)
+            weights = alphas * linear(self.beta[0], relations).sigmoid()
             shares = weights / weights.sum(0)
-            frame_logits = self.pred_fc2(relations)
+            frame_logits = linear(self.pred_fc2, relations)
         # The classifier is affine and the shares sum to 1, so pooling the frames' logits equals
         # classifying the pooled features, and every frame's evidence is exact.
         logits = (shares * frame_logits).sum(

@@ -1,10 +1,12 @@
-"""One arrow of the chain: a torch module -> an FP32 ONNX file.
+"""One arrow of the chain: a torch module -> an ONNX file in the module's precision.
 
     FrameEmbedder   ->  fan_embedder.onnx    frames (N, 224, 224, 3) uint8 -> features (N, 512)
     FrameAttention  ->  fan_attention.onnx   features (N, 512) -> logits, probabilities, ...
 
-Comes after `export.checkpoint`, before `export.repository`. Every file stands alone (no external
-data) and takes any number of frames. tests/test_parity.py holds it to the module.
+Comes after `export.checkpoint`, before `export.to_int8` and `export.repository`. FP16 is the
+module in half: `embedder_to_onnx(embedder.half(), path)`; what goes in and out keeps its dtype.
+Every file stands alone (no external data) and takes any number of frames. tests/test_parity.py
+holds it to the module.
 """
 
 import copy
@@ -53,7 +55,17 @@ def trace(module: nn.Module, example: Tensor, name: str, outputs: list[str], pat
             output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("num_frames", min=1)},),
         )
-    onnx.checker.check_model(path, full_check=True)
+    strip(path)
+
+
+def strip(path: Path) -> None:
+    """Drop what tells of the machine that traced: the same weights make the same file anywhere."""
+    model = onnx.load(path)
+    for item in [model.graph, *model.graph.node, *model.graph.value_info]:
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
 
 
 def fold_batch_norms(embedder: FrameEmbedder) -> FrameEmbedder:

@@ -22,6 +22,8 @@ from serving.embedded import EmbeddedServer
 from serving.launch import Ports, free_ports
 from serving.platforms import DEFAULT, Platform, read_platform
 
+INTERRUPTED = 130  # what a shell says of a command ended by Ctrl-C
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -69,8 +71,7 @@ def serve_embedded(platform: Platform, ports: Ports, command: list[str]) -> int:
         )
     with EmbeddedServer(platform, ports) as server:
         if command:
-            environment = {**os.environ, "TRITON_URL": server.grpc_url}
-            return subprocess.run(command, env=environment).returncode
+            return run_beside(server, command)
         print(
             f"Triton serves platform {platform.name}: gRPC {server.grpc_url}, "
             f"HTTP {server.http_url}, metrics port {ports.metrics}; log {server.log}. "
@@ -79,6 +80,14 @@ def serve_embedded(platform: Platform, ports: Ports, command: list[str]) -> int:
         )
         server.wait()
         raise ServingError(f"Triton ended: {server.reason()}")
+
+
+def run_beside(server: EmbeddedServer, command: list[str]) -> int:
+    """Run a command that finds the server in TRITON_URL; return its exit code."""
+    try:
+        return subprocess.run(command, env={**os.environ, "TRITON_URL": server.grpc_url}).returncode
+    except OSError as error:
+        raise ServingError(f"{command[0]} cannot be run ({error.strerror})") from error
 
 
 def remedy(platform: Platform) -> str:
@@ -111,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 0
+        return INTERRUPTED if args.command else 0
 
 
 if __name__ == "__main__":

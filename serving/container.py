@@ -13,7 +13,7 @@ import shutil
 import subprocess
 
 from serving import ServingError
-from serving.launch import Ports, triton_flags
+from serving.launch import Ports, triton_flags, wait_for_end
 from serving.platforms import Platform
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,10 @@ def runs(*command: str) -> bool:
 
 
 def run_container(platform: Platform, ports: Ports, release: str) -> int:
-    """Serve in the foreground until the container ends; Ctrl-C reaches docker, which stops it.
+    """Serve in the foreground until the container ends, or stop it in good order on Ctrl-C.
+
+    Returns:
+        docker's exit code.
 
     Raises:
         ServingError: naming all that is missing.
@@ -93,4 +96,10 @@ def run_container(platform: Platform, ports: Ports, release: str) -> int:
     secret = os.environ.get("TRITON_ADMIN_SECRET") or secrets.token_urlsafe(24)
     command = docker_command(platform, ports, release, secret)
     logger.info("%s", " ".join(command).replace(secret, "***"))
-    return subprocess.run(command).returncode
+    # Its own session: Ctrl-C reaches the launcher alone, and docker passes SIGTERM on to Triton.
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        wait_for_end(process)
+        raise

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from serving import ROOT, ServingError
-from serving.launch import EXIT_TIMEOUT_S, LOOPBACK, Ports, free_ports, triton_flags
+from serving.launch import LOOPBACK, Ports, free_ports, triton_flags, wait_for_end
 from serving.platforms import Platform
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,15 @@ class EmbeddedServer:
         backends = self.folder / "backends"
         shutil.copytree(BACKENDS, backends, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(triton / "backends" / "python", backends / "python")
-        stub = f"python_backend_stubs/{python_version(ENVIRONMENT)}/triton_python_backend_stub"
-        shutil.copy(triton / stub, backends / "python")
+        stubs = triton / "python_backend_stubs"
+        stub = stubs / python_version(ENVIRONMENT) / "triton_python_backend_stub"
+        if not stub.is_file():
+            have = ", ".join(sorted(path.name for path in stubs.iterdir()))
+            raise ServingError(
+                f"Triton's Python backend has no stub for Python {python_version(ENVIRONMENT)}, "
+                f"which made {ENVIRONMENT}; it has {have}: `make clean setup PYTHON=python3.11`"
+            )
+        shutil.copy(stub, backends / "python")
         return backends
 
     def wait_until_ready(self) -> None:
@@ -149,16 +156,19 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the server and all that it started, requests in flight first."""
-        self.process.terminate()
         try:
-            self.process.wait(EXIT_TIMEOUT_S + 10)
-        except subprocess.TimeoutExpired:
-            logger.warning("Triton did not stop within %d s; killing it", EXIT_TIMEOUT_S + 10)
+            wait_for_end(self.process)
+        finally:
+            self.clean_up()
+
+    def clean_up(self) -> None:
+        """Leave neither process nor shared memory behind, even after a second Ctrl-C."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # the usual case: nothing of it is left
         self.process.wait()
+        shutil.rmtree(self.folder / "backends", ignore_errors=True)  # the log stays
         for region in SHARED_MEMORY.glob(f"{self.shm_prefix}*"):
             region.unlink(missing_ok=True)
 

@@ -1,11 +1,15 @@
 """What both ways of starting Triton share: ports, and the flags of its command line."""
 
+import logging
 import socket
+import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from serving import ServingError
 from serving.platforms import DEFAULT, Platform
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 EXIT_TIMEOUT_S = 30  # after SIGTERM: how long requests in flight may take to finish
@@ -40,6 +44,16 @@ def free_ports() -> Ports:
         for probe in probes:
             probe.bind((LOOPBACK, 0))
         return Ports(*(probe.getsockname()[1] for probe in probes))
+
+
+def wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a server to stop, and kill it if it has not when its time is up."""
+    process.terminate()
+    try:
+        process.wait(EXIT_TIMEOUT_S + 10)
+    except subprocess.TimeoutExpired:
+        logger.warning("Triton did not stop within %d s; killing it", EXIT_TIMEOUT_S + 10)
+        process.kill()
 
 
 def triton_flags(platform: Platform, repository: str, ports: Ports) -> list[str]:

@@ -1,10 +1,14 @@
 """Weights are read exactly, or refused with words that say what is wrong with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, random_checkpoint
+from safetensors.torch import save_file
 
+from export.__main__ import export
 from export.checkpoint import (
     LABELS,
     build_attention,
@@ -14,7 +18,7 @@ from export.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from export.errors import CheckpointError
+from export.errors import CheckpointError, ExportError
 from export.fan import Preprocessing
 
 
@@ -124,10 +128,43 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path):
         read_checkpoint(tmp_path / "fan.pth.tar", labels=LABELS["afew"])
 
 
+def test_color_option_leaves_mean_and_std_alone(tmp_path):
+    preprocessing = Preprocessing("rgb", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    write_checkpoint(random_checkpoint(preprocessing=preprocessing), tmp_path / "a.safetensors")
+    read = read_checkpoint(tmp_path / "a.safetensors", color="gray").preprocessing
+    assert read == Preprocessing("gray", preprocessing.mean, preprocessing.std)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weight_that_is_not_a_number_is_refused_by_name(authors_file, value):
+    state = {**random_checkpoint().state, "bn1.bias": torch.full((64,), value)}
+    with pytest.raises(CheckpointError, match=r"bn1.bias has values that are NaN or infinite"):
+        read_checkpoint(authors_file(state), labels=LABELS["afew"])
+
+
+def test_weight_that_fp16_cannot_hold_is_not_written(tmp_path):
+    state = {**random_checkpoint().state, "bn1.running_var": torch.full((64,), 70_000.0)}
+    checkpoint = replace(random_checkpoint(), state=state)
+    with pytest.raises(CheckpointError, match=r"bn1.running_var has values beyond 65,504"):
+        write_checkpoint(checkpoint, tmp_path / "fan.safetensors")
+    assert not (tmp_path / "fan.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"variant": "foo"}, {"preprocessing": "[1]"}, {"preprocessing": '{"hue": 1}'}]
+)
+def test_metadata_that_makes_no_sense_is_refused_in_words(tmp_path, metadata):
+    path = tmp_path / "fan.safetensors"
+    own = {"architecture": "fan", "labels": '["a", "b", "c", "d", "e", "f", "g"]', **metadata}
+    save_file(dict(random_checkpoint().state), path, own)
+    with pytest.raises(CheckpointError, match=r"fan.safetensors: .*(variant|preprocessing|hue)"):
+        read_checkpoint(path)
+
+
 def test_labels_come_by_name_or_from_a_file(tmp_path):
-    (tmp_path / "mine.txt").write_text("calm\nwild\n")
+    (tmp_path / "mine.txt").write_text("calm\n very wild \n\n")
     assert parse_labels("ckplus")[5] == "contempt"
-    assert parse_labels(str(tmp_path / "mine.txt")) == ("calm", "wild")
+    assert parse_labels(str(tmp_path / "mine.txt")) == ("calm", "very wild")
 
 
 def test_conversion_is_one_command(authors_file, tmp_path, capsys):
@@ -160,5 +197,11 @@ def test_every_class_of_the_attention_model_has_a_label(shipped):
     assert build_attention(shipped).pred_fc2.out_features == len(shipped.labels)
 
 
-def test_weights_are_documented():
-    assert "FER2013" in (ROOT / "weights" / "README.md").read_text()
+def test_checkpoint_of_more_classes_than_are_served_is_refused(tmp_path):
+    eight = {"pred_fc1.": torch.zeros(8, 512), "pred_fc2.": torch.zeros(8, 1024)}
+    state = dict(random_checkpoint().state)
+    for name, weight in eight.items():
+        state |= {f"{name}weight": weight, f"{name}bias": torch.zeros(8)}
+    checkpoint = replace(random_checkpoint(), state=state, labels=tuple("abcdefgh"))
+    with pytest.raises(ExportError, match=r"8 classes; fan serves 7"):
+        export(checkpoint, ROOT / "model_repository", tmp_path)

@@ -1,5 +1,6 @@
 """Servers that a test cannot easily start for real: not ready, busy for a moment, of other dims."""
 
+import time
 from concurrent import futures
 
 import grpc
@@ -13,17 +14,20 @@ from clients.triton import TritonClient
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Speaks Triton's protocol as far as a test tells it to."""
 
-    def __init__(self, ready=True, dims=(-1, 224, 224, 3), refusals=(), text="try later"):
+    def __init__(
+        self, ready=True, dims=(-1, 224, 224, 3), refusals=(), text="try later", pause_s=0
+    ):
         self.ready, self.dims, self.refusals, self.text = ready, dims, list(refusals), text
-        self.calls = 0
+        self.calls, self.pause_s = 0, pause_s
 
-    def ServerReady(self, request, context):
-        self.calls += 1
-        if self.refusals:
-            context.abort(self.refusals.pop(0), self.text)
-        return service_pb2.ServerReadyResponse(ready=self.ready)
+    def ModelReady(self, request, context):
+        return service_pb2.ModelReadyResponse(ready=self.ready)
 
     def ModelMetadata(self, request, context):
+        self.calls += 1
+        time.sleep(self.pause_s)
+        if self.refusals:
+            context.abort(self.refusals.pop(0), self.text)
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
         frames = tensor(name="frames", datatype="UINT8", shape=self.dims)
         outputs = [tensor(name="logits", datatype="FP32", shape=[7])]
@@ -53,7 +57,10 @@ def serve(monkeypatch):
 
 
 def test_server_that_is_not_ready_is_told_apart_from_one_that_is_down(serve):
-    with pytest.raises(ServerUnavailable, match="up but not ready"), serve(FakeTriton(ready=False)):
+    with (
+        pytest.raises(ServerUnavailable, match="is up, but its model 'fan' is not ready"),
+        serve(FakeTriton(ready=False)),
+    ):
         pass
 
 
@@ -78,6 +85,21 @@ def test_server_that_stays_unavailable_is_given_up(serve):
     with pytest.raises(ServerUnavailable, match=r"4 tries .*try later"), serve(fake):
         pass
     assert fake.calls == 4
+
+
+@pytest.mark.parametrize("text", ["Exceeds maximum queue size", "Request timeout expired"])
+def test_server_that_is_overloaded_is_not_said_to_be_absent(serve, text):
+    fake = FakeTriton(refusals=[grpc.StatusCode.UNAVAILABLE] * 9, text=text)
+    with pytest.raises(ServerUnavailable, match=f"cannot serve now.*{text}"), serve(fake):
+        pass
+
+
+def test_server_that_hangs_is_left_when_the_time_is_up(serve):
+    fake = FakeTriton(pause_s=3)
+    client = serve(fake)
+    client.timeout_s = 0.2
+    with pytest.raises(ServerUnavailable, match=r"did not answer within 0.2 s"), client:
+        pass
 
 
 def test_refusal_is_not_tried_again(serve):

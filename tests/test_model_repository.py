@@ -10,6 +10,7 @@ from conftest import ROOT
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from export.__main__ import NUM_CLASSES
 from serving import ServingError
 from serving.platforms import platform_names, read_config, read_platform
 
@@ -66,6 +67,13 @@ def test_ensemble_names_only_tensors_its_models_have(platform):
         assert {*step.input_map, *step.output_map} <= has
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_export_knows_how_many_classes_are_served(platform):
+    config = read_config(REPOSITORY / "fan_attention", platform)
+    (logits,) = [tensor for tensor in config.output if tensor.name == "logits"]
+    assert list(logits.dims) == [NUM_CLASSES]
+
+
 def test_ensemble_gives_what_its_last_model_gives():
     fan, attention = (read_config(REPOSITORY / m, "default") for m in ("fan", "fan_attention"))
     assert list(fan.output) == list(attention.output)
@@ -93,7 +101,7 @@ def test_every_logit_has_a_label(repository):
     for model in ("fan", "fan_attention"):
         config = read_config(repository / model, "default")
         (probabilities,) = [t for t in config.output if t.name == "probabilities"]
-        labels = (repository / model / probabilities.label_filename).read_text().split()
+        labels = (repository / model / probabilities.label_filename).read_text().splitlines()
         assert len(labels) == probabilities.dims[0]
 
 

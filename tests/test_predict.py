@@ -1,8 +1,10 @@
 """clients/predict.py does what its help says, and takes bad input with one plain line."""
 
 import json
+import os
 import subprocess
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from conftest import ROOT, ffmpeg
 
 from clients.predict import build_parser
 from clients.sample import kind_at
-from clients.triton import CHUNK_FRAMES, CHUNKS_IN_FLIGHT, ClipStream
+from clients.triton import CHUNKS_IN_FLIGHT, ClipStream
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -147,6 +149,12 @@ def test_annotated_video_ends_where_looking_ended(predict, sample, tmp_path):
     assert 23 <= cv2.VideoCapture(str(target)).get(cv2.CAP_PROP_FRAME_COUNT) <= 28
 
 
+def test_annotated_video_is_whole_however_few_frames_were_looked_at(predict, sample, tmp_path):
+    target = tmp_path / "seen.mp4"
+    assert predict(sample, "--annotate", target, "--fps", 0.1).returncode == 0
+    assert cv2.VideoCapture(str(target)).get(cv2.CAP_PROP_FRAME_COUNT) == 125
+
+
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory, sample):
     """A folder of files that are not what their names say."""
@@ -180,7 +188,7 @@ def bad(tmp_path_factory, sample):
         ("cut_index_last.mp4", "is cut off: it holds 50000 bytes of at least"),
         ("cut_index_first.mp4", "is cut off: it holds 50000 bytes of at least"),
         ("cut_at_once.mp4", "is cut off: it holds 20 bytes of at least"),
-        ("no_frames.mp4", "no"),
+        ("no_frames.mp4", "no video that FFmpeg can decode"),
         ("nobody.mp4", "no face in any of the 20 frames looked at"),
         ("pixel.mkv", "no face in any of the 2 frames looked at"),
     ],
@@ -210,6 +218,46 @@ def test_bad_usage_exits_with_2(predict, arguments):
     assert "Traceback" not in done.stderr
 
 
+def test_output_over_the_video_is_refused_and_the_video_kept(predict, sample, tmp_path):
+    mine = tmp_path / "mine.mp4"
+    mine.write_bytes(sample.read_bytes())
+    link = tmp_path / "link.mp4"
+    link.symlink_to(mine)
+    for target in (mine, link):
+        done = predict(mine, "--annotate", target)
+        assert done.returncode == 2
+        assert "must be different files" in done.stderr
+    assert mine.read_bytes() == sample.read_bytes()
+
+
+def test_modules_of_the_users_folder_do_not_stand_in_for_ours(tmp_path, sample, server):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not the real numpy')")
+    command = [ROOT / "clients" / "predict.py", sample, "--url", server.grpc_url]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_verbose_logs_each_step(predict, sample):
+    done = predict(sample, "-v")
+    for step in ("VideoInfo(", "Contract(", "46 with a face", "in one request"):
+        assert step in done.stderr
+
+
+def test_terminal_without_unicode_gets_the_numbers(sample, server):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TRITON_URL": server.grpc_url}
+    command = [ROOT / "clients" / "predict.py", sample, "--max-frames", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "happy" in done.stdout
+
+
+def test_name_that_is_not_utf8_is_told_in_one_line(server, tmp_path, sample):
+    odd = os.fsencode(tmp_path) + b"/\xff.mp4"
+    Path(os.fsdecode(odd)).write_bytes(sample.read_bytes())
+    done = subprocess.run([ROOT / "clients" / "predict.py", odd], capture_output=True, text=True)
+    assert "the name is not UTF-8" in one_line(done)
+
+
 def test_nothing_is_written_for_a_bad_video(predict, bad, tmp_path):
     one_line(predict(bad / "nobody.mp4", "--plot", tmp_path / "p.png"))
     assert list(tmp_path.iterdir()) == []
@@ -229,8 +277,8 @@ def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):
 
 def test_model_of_another_contract_is_told_in_one_line(predict, sample):
     line = one_line(predict(sample, "--model", "fan_attention"))
-    assert "takes [('features', 'FP32', [-1, 512])]" in line
-    assert "expected an ensemble that takes [('frames', 'UINT8', [-1, 224, 224, 3])]" in line
+    assert "takes {'features': ('FP32', [-1, 512])}" in line
+    assert "takes {'frames': ('UINT8', [-1, 224, 224, 3])}" in line
 
 
 def test_request_that_takes_too_long_is_told_in_one_line(predict, sample):
@@ -255,20 +303,14 @@ def test_server_killed_mid_run_is_told_in_one_line(repository, sample, tmp_path)
     assert "no Triton answers at" in line
 
 
-class HeldClient:
-    """Stands for a client whose server is slow; counts the faces that wait for it."""
+class SlowClient:
+    """Stands for a client whose server is slower than the video is read."""
 
     class contract:  # noqa: N801
         max_frames = 128
 
-    def __init__(self):
-        self.held = self.most = 0
-
     def embed(self, faces):
-        self.held += len(faces)
-        self.most = max(self.most, self.held)
         time.sleep(0.02)
-        self.held -= len(faces)
         return np.zeros((len(faces), 4), np.float32)
 
     def pool(self, features):
@@ -276,13 +318,13 @@ class HeldClient:
 
 
 def test_memory_stays_bounded_however_long_the_clip():
-    client = HeldClient()
-    with ClipStream(client) as stream:
+    with ClipStream(SlowClient()) as stream:
         for _ in range(3000):
             stream.add(np.zeros((2, 2, 3), np.uint8))
             assert len(stream.pending) <= 128
+            in_flight = sum(not chunk.done() for chunk in stream.chunks)
+            assert in_flight <= CHUNKS_IN_FLIGHT
         assert stream.finish().shape == (3000, 4)
-    assert client.most <= 128 + CHUNKS_IN_FLIGHT * CHUNK_FRAMES
 
 
 @pytest.mark.parametrize("option", build_parser()._actions, ids=lambda option: option.dest)

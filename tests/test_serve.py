@@ -1,5 +1,6 @@
 """`make serve` starts what was asked for, or says in one sentence why it cannot."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -135,15 +136,30 @@ def test_release_with_known_vulnerabilities_is_refused(release):
         docker_command(read_platform(REPOSITORY, "default"), Ports(), release, "SECRET")
 
 
-def test_container_is_run_where_nothing_is_missing(monkeypatch):
-    ran = []
-
-    def run(command):
-        ran.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
+def test_container_is_run_where_nothing_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
-    monkeypatch.setattr(serving.container.subprocess, "run", run)
-    assert run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11") == 0
-    assert ran[0][0] == "docker"
-    assert "SECRET" not in ran[0]
+    stub_docker(tmp_path, monkeypatch, 'echo "$@" > ran; exit 5')
+    monkeypatch.setenv("TRITON_ADMIN_SECRET", "told")
+    assert run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11") == 5
+    assert ":admin=told" in (tmp_path / "ran").read_text()
+
+
+def test_container_is_stopped_in_good_order_on_ctrl_c(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
+    stub_docker(
+        tmp_path,
+        monkeypatch,
+        "trap 'sleep 1; touch stopped; exit 0' TERM; kill -INT $PPID; sleep 60 & wait",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11")
+    assert (tmp_path / "stopped").exists()
+
+
+def stub_docker(folder, monkeypatch, script):
+    """Put a command `docker` of our own first on the PATH, and go to its folder."""
+    docker = folder / "docker"
+    docker.write_text(f"#!/bin/bash\n{script}\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.chdir(folder)

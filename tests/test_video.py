@@ -23,7 +23,7 @@ def test_every_frame_is_read_once_with_its_time(sample):
 
 def test_sampled_frames_are_even_in_time_and_as_many_as_foretold(sample):
     sampled = times(sample, fps=10)
-    assert len(sampled) == 50 == read_info(sample).num_sampled(10, None) - 1
+    assert len(sampled) == 50 == read_info(sample).num_sampled(10, None)
     assert max(abs(t - i / 10) for i, t in enumerate(sampled)) <= 1 / FPS
 
 
@@ -62,6 +62,21 @@ def test_picture_is_rgb(tmp_path):
     ffmpeg("-f", "lavfi", "-i", "color=red:size=64x64:duration=0.2", red)
     image = next(iter(read_frames(red))).image
     assert image[32, 32, 0] > 200 > 60 > image[32, 32, 2]
+
+
+def test_bytes_that_a_camera_appended_are_no_cut(sample, tmp_path):
+    longer = tmp_path / "longer.mp4"
+    longer.write_bytes(sample.read_bytes() + b"A" * 100)
+    assert len(times(longer)) == 125
+
+
+def test_damaged_video_is_warned_about(sample, tmp_path, caplog):
+    content = bytearray(sample.read_bytes())
+    content[60_000:170_000] = bytes(110_000)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(content)
+    num_frames = len(times(damaged))
+    assert f"only {num_frames} of the 125 frames its header promises" in caplog.text
 
 
 def test_prefetch_holds_no_more_than_it_was_told(sample):
