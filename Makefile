@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo export serve test lint lock clean
+.PHONY: help setup demo export engines check-engines calibrate parity serve test lint lock clean
 
 # The Python that makes the environments: 3.11 to 3.13, for which the embedded server has stubs.
 PYTHON ?= python3
@@ -16,21 +16,30 @@ GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 # Triton's container. By default a plan runs only on the TensorRT that built it.
 TRITON_RELEASE ?= 26.11
+# The container that builds plans instead of this machine's own TensorRT, such as
+# nvcr.io/nvidia/tensorrt; without a tag it gets that of TRITON_RELEASE, which has the same TensorRT.
+IMAGE ?=
+# Aligned faces to calibrate or compare with.
+DATA ?=
 
 EXPORT_OPTIONS = --checkpoint $(CHECKPOINT) $(if $(LABELS),--labels $(LABELS)) \
     $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
 VENV := .venv/bin/python
+# Plans are built by TensorRT and the standard library alone: any container that has the first.
+BUILDER = $(if $(IMAGE),docker run --rm --gpus all --user $(shell id -u):$(shell id -g) \
+    -v "$(CURDIR)":/project -w /project \
+    $(if $(findstring :,$(IMAGE)),$(IMAGE),$(IMAGE):$(TRITON_RELEASE)-py3) python3,$(VENV))
 DEMO := build/demo
 # Nothing outside the checkout is written but pip's cache.
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed .venv-server/.installed ## Create the two environments, from pinned packages
 
 demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the emotion in a sample video
-	@$(VENV) -m serving --platform cpu_fp32 --free-ports -- \
+	@$(VENV) -m serving --platform cpu --free-ports -- \
 	    clients/predict.py $(DEMO)/sample.mp4 --plot $(DEMO)/weights.png --annotate $(DEMO)/annotated.mp4
 	@echo
 	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
@@ -38,6 +47,20 @@ demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the em
 export: setup ## Export CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
 	$(VENV) -m export $(EXPORT_OPTIONS)
 	@echo '$(EXPORT_OPTIONS)' > build/export.options && touch build/.exported
+
+engines: build/.exported ## Build TensorRT's plans on this GPU (IMAGE=nvcr.io/nvidia/tensorrt[:YY.MM-py3]: in a container)
+	@$(if $(IMAGE),docker info > /dev/null 2>&1 || { echo "engines: IMAGE= needs docker, and a docker engine \
+	    that answers \`docker info\`" >&2; exit 1; })
+	@$(BUILDER) -m export.to_plan
+
+check-engines: setup build/.exported ## Compile every graph of the plans with TensorRT-RTX, without a GPU
+	@$(VENV) -m export.check_engines
+
+calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .npz or folder), of CHECKPOINT=...
+	$(VENV) -m export.calibrate "$(DATA)" $(EXPORT_OPTIONS)
+
+parity: setup build/.exported ## Compare every precision, on DATA=... (faces, labelled or not); writes docs/precision.md
+	$(VENV) -m export.parity $(DATA) $$(cat build/export.options 2>/dev/null) --output docs/precision.md
 
 serve: setup build/.exported ## Serve PLATFORM=... on loopback (HTTP_PORT= GRPC_PORT= METRICS_PORT=) until Ctrl-C
 	@$(VENV) -m serving --platform "$(PLATFORM)" --release "$(TRITON_RELEASE)" \

@@ -6,7 +6,7 @@
     clients/predict.py video.mp4 --plot weights.png --annotate seen.mp4
 
 Reads the video, follows one face through it, sends the face to the `fan` ensemble of a Triton
-server, and prints the emotion with the frames that decided it. `make serve PLATFORM=cpu_fp32`
+server, and prints the emotion with the frames that decided it. `make serve PLATFORM=cpu`
 starts such a server here.
 """
 

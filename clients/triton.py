@@ -239,7 +239,7 @@ class TritonClient:
         if is_unavailable(error):
             return ServerUnavailable(
                 f"no Triton answers at {self.url} ({tries}; {words}); start one with "
-                "`make serve PLATFORM=cpu_fp32`, or name one with --url"
+                "`make serve PLATFORM=cpu`, or name one with --url"
             )
         if error.status() == "StatusCode.DEADLINE_EXCEEDED":
             return ServerUnavailable(

@@ -1,8 +1,9 @@
 """The last arrow: ONNX files -> model_repository/<model>/1/, where Triton reads them.
 
-    build/fp32/fan_embedder.onnx   ->  model_repository/fan_embedder/1/model.onnx
-    build/fp32/fan_attention.onnx  ->  model_repository/fan_attention/1/model.onnx
-    the checkpoint's labels        ->  labels.txt of the two models that answer with probabilities
+    build/fp32/fan_embedder.onnx      ->  model_repository/fan_embedder/1/model.onnx
+    build/int8_cpu/fan_embedder.onnx  ->  model_repository/fan_embedder/1/model_int8.onnx
+    build/fp32/fan_attention.onnx     ->  model_repository/fan_attention/1/model.onnx
+    the checkpoint's labels           ->  labels.txt of the two models that give probabilities
 
 The configs there are static and in git; this only adds what they name.
 """

@@ -1,10 +1,10 @@
-"""One arrow of the chain: a torch module -> an ONNX file in the module's precision.
+"""One arrow of the chain: a torch module -> an ONNX file, in FP32 or FP16.
 
     FrameEmbedder   ->  fan_embedder.onnx    frames (N, 224, 224, 3) uint8 -> features (N, 512)
     FrameAttention  ->  fan_attention.onnx   features (N, 512) -> logits, probabilities, ...
 
 Comes after `export.checkpoint`, before `export.to_int8` and `export.repository`. FP16 is the
-module in half: `embedder_to_onnx(embedder.half(), path)`; what goes in and out keeps its dtype.
+module traced in half, for TensorRT 11 has no flag for it; what goes in and out keeps its dtype.
 Every file stands alone (no external data) and takes any number of frames. tests/test_parity.py
 holds it to the module.
 """
@@ -14,6 +14,7 @@ import itertools
 import logging
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import torch
@@ -22,18 +23,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from export.fan import FRAME_SIZE, NUM_FEATURES, ClipAnswer, FrameAttention, FrameEmbedder
 
+Precision = Literal["fp32", "fp16"]
+
 OPSET = 20  # the newest that TensorRT 10.14, 11 and ONNX Runtime 1.20 all read
 
 
-def embedder_to_onnx(embedder: FrameEmbedder, path: Path) -> None:
+def embedder_to_onnx(embedder: FrameEmbedder, path: Path, precision: Precision = "fp32") -> None:
     """Trace the embedder, its BatchNorms folded into the convolutions before them."""
     frames = torch.zeros(2, FRAME_SIZE, FRAME_SIZE, 3, dtype=torch.uint8)
-    trace(fold_batch_norms(embedder), frames, "frames", ["features"], path)
+    folded = to_precision(fold_batch_norms(embedder), precision)
+    trace(folded, frames, "frames", ["features"], path)
 
 
-def attention_to_onnx(attention: FrameAttention, path: Path) -> None:
-    """Trace the attention model for clips of any length."""
-    trace(attention, torch.zeros(2, NUM_FEATURES), "features", list(ClipAnswer._fields), path)
+def attention_to_onnx(attention: FrameAttention, path: Path, precision: Precision = "fp32") -> None:
+    """Trace the attention model for clips of any length; its sums over frames stay FP32."""
+    module = to_precision(copy.deepcopy(attention), precision)
+    trace(module, torch.zeros(2, NUM_FEATURES), "features", list(ClipAnswer._fields), path)
+
+
+def to_precision(module: nn.Module, precision: Precision) -> nn.Module:
+    """Give a module's weights a precision."""
+    return module.half() if precision == "fp16" else module.float()
 
 
 def trace(module: nn.Module, example: Tensor, name: str, outputs: list[str], path: Path) -> None:

@@ -92,8 +92,11 @@ def run_beside(server: EmbeddedServer, command: list[str]) -> int:
 
 def remedy(platform: Platform) -> str:
     """Say what builds a platform's missing artefacts."""
-    if platform.name == "cpu":
-        return "nothing builds INT8 for the CPU so far, so use PLATFORM=cpu_fp32"
+    if any("int8" in path.name for path in platform.missing):
+        return (
+            "`make export` builds it for weights whose ranges were measured, `make calibrate "
+            "DATA=...` measures them, and PLATFORM=cpu_fp32 serves without"
+        )
     return "`make export` does it"
 
 

@@ -14,6 +14,7 @@ import subprocess
 
 from serving import ServingError
 from serving.launch import Ports, triton_flags, wait_for_end
+from serving.plans import check_plan, find_host
 from serving.platforms import Platform
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,16 @@ RESTRICTED = "model-repository,shared-memory,trace,logging"
 MAX_HTTP_BYTES = 64 * 1024 * 1024
 
 
+def image(release: str) -> str:
+    """Name Triton's container of a release, such as "26.11"; refuse one known to be vulnerable."""
+    if not re.fullmatch(r"\d\d\.\d\d", release) or release < OLDEST_RELEASE:
+        raise ServingError(
+            f"TRITON_RELEASE={release}; expected YY.MM, {OLDEST_RELEASE} or newer "
+            "(older releases have known vulnerabilities)"
+        )
+    return f"nvcr.io/nvidia/tritonserver:{release}-py3"
+
+
 def docker_command(platform: Platform, ports: Ports, release: str, secret: str) -> list[str]:
     """Write the whole command line.
 
@@ -32,18 +43,13 @@ def docker_command(platform: Platform, ports: Ports, release: str, secret: str) 
         release: of the container, such as "26.11".
         secret: what the restricted APIs ask for, in the header `admin`.
     """
-    if not re.fullmatch(r"\d\d\.\d\d", release) or release < OLDEST_RELEASE:
-        raise ServingError(
-            f"TRITON_RELEASE={release}; expected YY.MM, {OLDEST_RELEASE} or newer "
-            "(older releases have known vulnerabilities)"
-        )
     return [
         *("docker", "run", "--rm", "--init", "--gpus", "all", "--shm-size=1g"),
         # The host's network, so that loopback is the host's and no proxy is in the way.
         *("--network", "host"),
         *("--user", "triton-server", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
         *("-v", f"{platform.repository.resolve()}:/models:ro"),
-        f"nvcr.io/nvidia/tritonserver:{release}-py3",
+        image(release),
         "tritonserver",
         *triton_flags(platform, "/models", ports),
         "--allow-sagemaker=false",
@@ -65,7 +71,8 @@ def missing_parts(platform: Platform) -> list[str]:
     if not runs("nvidia-smi"):
         parts.append("an NVIDIA GPU that answers `nvidia-smi`")
     if platform.missing:
-        parts.append(f"the plans {', '.join(map(str, platform.missing))}")
+        plans = ", ".join(map(str, platform.missing))
+        parts.append(f"the plans {plans} (`make engines` builds them)")
     return parts
 
 
@@ -90,8 +97,11 @@ def run_container(platform: Platform, ports: Ports, release: str) -> int:
     if missing:
         raise ServingError(
             f"platform {platform.name} runs TensorRT in Triton's container; this machine lacks "
-            f"{'; '.join(missing)}. PLATFORM=cpu_fp32 serves without them"
+            f"{'; '.join(missing)}. PLATFORM=cpu serves without them"
         )
+    host = find_host(image(release))
+    for plan in platform.artefacts:
+        check_plan(plan, host, platform.repository.parent)
     ports.check_free()
     secret = os.environ.get("TRITON_ADMIN_SECRET") or secrets.token_urlsafe(24)
     command = docker_command(platform, ports, release, secret)

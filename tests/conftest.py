@@ -18,6 +18,7 @@ import pytest
 from clients.sample import write_sample
 from clients.triton import TritonClient
 from export.__main__ import export
+from export.calibrate import ranges_path, read_calibration
 from export.checkpoint import LABELS, Checkpoint, read_checkpoint
 from export.fan import FrameAttention, Preprocessing
 from export.resnet import ResNet18
@@ -70,7 +71,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def repository(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint, build: Path) -> Path:
     """A model repository filled from the shipped weights."""
     target = copy_repository(tmp_path_factory.mktemp("served") / "model_repository")
-    export(shipped, target, build)
+    weights = ROOT / "weights" / "fan.safetensors"
+    export(shipped, read_calibration(ranges_path(weights), shipped), target, build)
     return target
 
 

@@ -204,4 +204,4 @@ def test_checkpoint_of_more_classes_than_are_served_is_refused(tmp_path):
         state |= {f"{name}weight": weight, f"{name}bias": torch.zeros(8)}
     checkpoint = replace(random_checkpoint(), state=state, labels=tuple("abcdefgh"))
     with pytest.raises(ExportError, match=r"8 classes; fan serves 7"):
-        export(checkpoint, ROOT / "model_repository", tmp_path)
+        export(checkpoint, None, ROOT / "model_repository", tmp_path)

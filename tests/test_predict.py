@@ -266,7 +266,7 @@ def test_nothing_is_written_for_a_bad_video(predict, bad, tmp_path):
 def test_server_that_is_down_is_told_in_one_line(predict, sample):
     line = one_line(predict(sample, "--url", "localhost:9"))
     assert "no Triton answers at localhost:9 (5 tries" in line
-    assert "make serve PLATFORM=cpu_fp32" in line
+    assert "make serve PLATFORM=cpu" in line
 
 
 def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):

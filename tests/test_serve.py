@@ -41,7 +41,7 @@ def test_tensorrt_platform_names_all_that_is_missing(tmp_path, monkeypatch, caps
     error = fails(capsys, "--repository", str(repository))
     assert "lacks docker; an NVIDIA GPU" in error
     assert "model_repository/fan_embedder/1/model.plan" in error
-    assert "PLATFORM=cpu_fp32" in error
+    assert "PLATFORM=cpu serves without them" in error
 
 
 def test_platform_without_its_artefacts_says_which(tmp_path, capsys):
@@ -51,10 +51,12 @@ def test_platform_without_its_artefacts_says_which(tmp_path, capsys):
     assert "make export" in error
 
 
-def test_int8_on_the_cpu_says_that_nothing_builds_it_yet(repository, capsys):
+def test_int8_without_ranges_says_what_to_do(tmp_path, capsys):
+    repository = copy_repository(tmp_path / "model_repository")
     error = fails(capsys, "--platform", "cpu", "--repository", str(repository))
     assert "model_int8.onnx" in error
-    assert "use PLATFORM=cpu_fp32" in error
+    assert "make calibrate DATA=" in error
+    assert "PLATFORM=cpu_fp32" in error
 
 
 def test_port_in_use_is_refused_before_the_start(repository, capsys):
@@ -137,7 +139,7 @@ def test_release_with_known_vulnerabilities_is_refused(release):
 
 
 def test_container_is_run_where_nothing_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
+    without_gpu(monkeypatch)
     stub_docker(tmp_path, monkeypatch, 'echo "$@" > ran; exit 5')
     monkeypatch.setenv("TRITON_ADMIN_SECRET", "told")
     assert run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11") == 5
@@ -145,7 +147,7 @@ def test_container_is_run_where_nothing_is_missing(tmp_path, monkeypatch):
 
 
 def test_container_is_stopped_in_good_order_on_ctrl_c(tmp_path, monkeypatch):
-    monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
+    without_gpu(monkeypatch)
     stub_docker(
         tmp_path,
         monkeypatch,
@@ -154,6 +156,13 @@ def test_container_is_stopped_in_good_order_on_ctrl_c(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11")
     assert (tmp_path / "stopped").exists()
+
+
+def without_gpu(monkeypatch):
+    """Say that nothing is missing and every plan fits."""
+    monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
+    monkeypatch.setattr(serving.container, "find_host", lambda image: None)
+    monkeypatch.setattr(serving.container, "check_plan", lambda plan, host, root: None)
 
 
 def stub_docker(folder, monkeypatch, script):

@@ -83,7 +83,7 @@ def test_ensemble_agrees_with_the_authors_code(oracles, oracle_checkpoint, tmp_p
     oracle = np.load(oracles / "fan.npz")
     repository = copy_repository(tmp_path / "model_repository")
     checkpoint = read_checkpoint(oracle_checkpoint, labels=LABELS["afew"], variant=variant)
-    export(checkpoint, repository, tmp_path)
+    export(checkpoint, None, repository, tmp_path)
     platform = read_platform(repository, "cpu_fp32")
     with EmbeddedServer(platform) as server, TritonClient(server.grpc_url) as client:
         assert client.contract.labels == LABELS["afew"]
@@ -96,6 +96,19 @@ def test_ensemble_agrees_with_the_authors_code(oracles, oracle_checkpoint, tmp_p
                 np.testing.assert_allclose(answer["weights"], oracle["weights"][mine], **ORACLE)
             features = infer(client, "fan_embedder", "frames", oracle["frames"][mine])["features"]
             np.testing.assert_allclose(features, oracle["embedding"][mine], **ORACLE)
+
+
+def test_int8_on_the_cpu_is_served_and_calls_the_sample_happy(repository, build, sample, predict):
+    graph = build / "int8_cpu" / "fan_embedder.onnx"
+    frames = faces(20)
+    (expected,) = onnxruntime.InferenceSession(graph).run(["features"], {"frames": frames})
+    platform = read_platform(repository, "cpu")
+    with EmbeddedServer(platform) as server, TritonClient(server.grpc_url) as client:
+        features = client.embed(frames)
+        done = predict(sample, url=server.grpc_url)
+    # The same integers; only the first and last layers are float.
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
+    assert done.stdout.startswith("happy  ")
 
 
 def test_concurrent_clips_share_batches_and_each_gets_its_own_answer(client):

@@ -1,0 +1,195 @@
+"""Measure the ranges that INT8 needs: an arrow of its own, walked once for each checkpoint.
+
+    python -m export.calibrate faces.npz
+    python -m export.calibrate crops/ --checkpoint mine.safetensors
+
+    checkpoint + faces  ->  least and greatest value of every activation  ->  fan.ranges.json
+
+Only the ranges are kept, no picture. They lie beside the checkpoint and name it by its
+fingerprint; `export.to_int8` builds both INT8 graphs from them.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+from tqdm import tqdm
+
+from export.checkpoint import Checkpoint, add_arguments, build_embedder, read_from_arguments
+from export.errors import ExportError
+from export.faces import read_faces
+from export.profiles import ROOT
+from export.to_int8 import quantisable_tensors
+from export.to_onnx import embedder_to_onnx
+
+NUM_FACES = 512
+BATCH = 8
+NUM_BINS = 8192
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The ranges of one checkpoint's activations, and where they come from.
+
+    Args:
+        fingerprint: of the checkpoint they were measured on.
+        faces: what they were measured with, in words.
+        num_faces: how many those were.
+        percentile: of the absolute values, within which the ranges lie; 100 is min-max.
+        ranges: tensor of the embedder's FP32 graph -> [least, greatest] value.
+    """
+
+    fingerprint: str
+    faces: str
+    num_faces: int
+    percentile: float
+    ranges: dict[str, tuple[float, float]]
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Name what the embedder computes by a hash: its weights, and what it does to pixels."""
+    digest = hashlib.sha256(repr(checkpoint.preprocessing).encode())
+    for name in sorted(checkpoint.state):
+        digest.update(name.encode())
+        digest.update(checkpoint.state[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def ranges_path(checkpoint: Path) -> Path:
+    """Where a checkpoint's ranges lie: weights/fan.safetensors -> weights/fan.ranges.json."""
+    return checkpoint.with_name(f"{checkpoint.name.split('.')[0]}.ranges.json")
+
+
+def read_calibration(path: Path, checkpoint: Checkpoint) -> Calibration:
+    """Read the ranges of this checkpoint, and of no other.
+
+    Raises:
+        ExportError: where there are none, or none for these weights.
+    """
+    try:
+        content = Calibration(**json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} is not there; `make calibrate DATA=...` writes it") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ExportError(
+            f"{path} cannot be read ({error}); `make calibrate DATA=...` writes it anew"
+        ) from error
+    if content.fingerprint != fingerprint(checkpoint):
+        raise ExportError(
+            f"{path} was measured on other weights or preprocessing; "
+            "`make calibrate DATA=...` measures it anew"
+        )
+    return content
+
+
+def calibrate(
+    checkpoint: Checkpoint, images: np.ndarray, faces: str, percentile: float = 100.0
+) -> Calibration:
+    """Measure every activation that is quantised.
+
+    Args:
+        images: (N, 224, 224, 3) uint8 faces, framed as the checkpoint's own.
+        faces: what they are, in words.
+        percentile: see Calibration.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fan_embedder.onnx"
+        embedder_to_onnx(build_embedder(checkpoint), path)
+        names = list(quantisable_tensors(path))
+        session = open_at(path, names)
+    least, greatest = np.zeros(len(names)), np.zeros(len(names))
+    for i, values in activations(session, names, images, "ranges"):
+        least[i] = min(least[i], values.min())
+        greatest[i] = max(greatest[i], values.max())
+    if percentile < 100:
+        limits = np.maximum(-least, greatest)
+        bins = np.zeros((len(names), NUM_BINS), np.int64)
+        for i, values in activations(session, names, images, "histograms"):
+            places = (np.abs(values) * ((NUM_BINS - 1) / limits[i])).astype(np.int64)
+            bins[i] += np.bincount(places.ravel(), minlength=NUM_BINS)
+        shares = bins.cumsum(axis=1) / bins.sum(axis=1, keepdims=True)
+        within = limits * ((shares < percentile / 100).sum(axis=1) + 1) / NUM_BINS
+        least, greatest = np.maximum(least, -within), np.minimum(greatest, within)
+    spans = {
+        name: (float(f"{low:.6g}"), float(f"{high:.6g}"))
+        for name, low, high in zip(names, least, greatest, strict=True)
+    }
+    return Calibration(fingerprint(checkpoint), faces, len(images), percentile, spans)
+
+
+def open_at(path: Path, names: list[str]) -> onnxruntime.InferenceSession:
+    """Open a graph so that the named inner tensors can be read."""
+    model = onnx.load(path)
+    for name in names:
+        model.graph.output.append(helper.make_empty_tensor_value_info(name))
+    options = onnxruntime.SessionOptions()
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def activations(
+    session: onnxruntime.InferenceSession, names: list[str], images: np.ndarray, what: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Run the faces in batches; yield each named tensor's number and values, batch by batch."""
+    starts = range(0, len(images), BATCH)
+    for start in tqdm(starts, desc=what, unit="batch", disable=not sys.stderr.isatty()):
+        yield from enumerate(session.run(names, {"frames": images[start : start + BATCH]}))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.calibrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("faces", type=Path, help="aligned faces: an .npz or a folder of pictures")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=ROOT / "weights" / "fan.safetensors",
+        help="weights to measure (default: weights/fan.safetensors)",
+    )
+    parser.add_argument(
+        "--num-faces", type=int, default=NUM_FACES, help="chosen at random (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=100.0,
+        help="of the values that the ranges cover; 100 is min-max (default: %(default)s)",
+    )
+    parser.add_argument("--note", help="what the faces are, in words (default: the path's name)")
+    add_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if not 0 < args.percentile <= 100 or args.num_faces < 1:
+        build_parser().error("expected --percentile in (0, 100] and --num-faces of at least 1")
+    try:
+        checkpoint = read_from_arguments(args.checkpoint, args)
+        faces = read_faces(args.faces, checkpoint.labels, args.num_faces)
+        words = args.note or args.faces.name
+        calibration = calibrate(checkpoint, faces.images, words, args.percentile)
+    except ExportError as error:
+        print(f"export.calibrate: {error}", file=sys.stderr)
+        return 1
+    target = ranges_path(args.checkpoint)
+    target.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Compile every graph that plans are made from, here and now, without a GPU.
+
+    python -m export.check_engines
+
+TensorRT-RTX has TensorRT's ONNX parser and builder, and builds for a GPU that is not there. What
+it refuses TensorRT refuses; what it takes says nothing of speed, and its engines are not served.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import tensorrt_rtx
+
+from export.errors import ExportError
+from export.profiles import PLANS, ROOT, Profile
+from export.to_int8 import check_quantisers
+from export.to_plan import build_plan
+
+
+def check_graph(graph: Path, profile: Profile) -> bytes:
+    """Compile one graph for one profile.
+
+    Returns:
+        The engine, which nothing here can run.
+
+    Raises:
+        ExportError: where TensorRT would refuse the graph, or take it to mean something else.
+    """
+    if not graph.is_file():
+        raise ExportError(f"{graph} is not there; `make export` writes it")
+    check_quantisers(onnx.load(graph))
+    engine, _ = build_plan(tensorrt_rtx, graph, profile)
+    return engine
+
+
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(
+        prog="python -m export.check_engines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
+    failed = False
+    for plan in PLANS:
+        start = time.perf_counter()
+        try:
+            engine = check_graph(ROOT / plan.graph, plan.profile)
+        except ExportError as error:
+            print(f"check-engines: {error}", file=sys.stderr)
+            failed = True
+            continue
+        low, common, high = (shape[0] for shape in plan.profile.shapes)
+        print(
+            f"{plan.graph}: compiles with TensorRT-RTX {tensorrt_rtx.__version__} for {low}, "
+            f"{common} and {high} frames; {len(engine) / 1e6:.1f} MB, "
+            f"{time.perf_counter() - start:.1f} s"
+        )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

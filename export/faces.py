@@ -1,0 +1,100 @@
+"""Read aligned faces to calibrate or compare with: not part of serving.
+
+    faces.npz    `images` uint8 (N, H, W) gray or (N, H, W, 3) RGB; `labels` (N,) if there are any
+    folder/      pictures; those of folder/<label>/ are of that label
+                 ->  Faces (N, 224, 224, 3) uint8
+
+Comes before `export.calibrate` and `export.parity`. The faces must be framed as the checkpoint's
+own were; nothing here detects or aligns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from export.errors import ExportError
+from export.fan import FRAME_SIZE
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Aligned faces.
+
+    Args:
+        images: (N, 224, 224, 3) uint8, RGB.
+        labels: (N,) int, indices into the checkpoint's labels; None where nobody says.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def read_faces(
+    path: Path, label_names: Sequence[str], num_faces: int | None = None, seed: int = 0
+) -> Faces:
+    """Read faces, all of them or a random choice.
+
+    Args:
+        label_names: the checkpoint's labels; an npz's `labels` index them, folders are named so.
+        num_faces: choose so many, the same ones for the same seed.
+
+    Raises:
+        ExportError: for data that is not there or not of these forms.
+    """
+    pictures: Sequence[Path] | np.ndarray
+    if path.is_dir():
+        pictures, labels = list_pictures(path, label_names)
+    elif path.suffix == ".npz" and path.is_file():
+        pictures, labels = read_npz(path)
+    else:
+        raise ExportError(f"{path}: expected an .npz file or a folder of pictures (DATA=...)")
+    if not len(pictures):
+        raise ExportError(f"{path}: no pictures ({', '.join(sorted(PICTURES))})")
+    chosen = np.arange(len(pictures))
+    if num_faces is not None:
+        chosen = np.random.default_rng(seed).permutation(chosen)[:num_faces]
+    images = np.stack([to_face(pictures[i]) for i in chosen])
+    return Faces(images, None if labels is None else labels[chosen])
+
+
+def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read `images` and, where there are any, `labels`."""
+    try:
+        with np.load(path) as archive:
+            images = archive["images"]
+            labels = archive["labels"].astype(int) if "labels" in archive else None
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ExportError(f"{path}: no array `images` can be read ({error})") from error
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise ExportError(
+            f"{path}: `images` is {images.dtype} {images.shape}; expected uint8 (N, H, W) or "
+            "(N, H, W, 3)"
+        )
+    return images, labels
+
+
+def list_pictures(folder: Path, label_names: Sequence[str]) -> tuple[list[Path], np.ndarray | None]:
+    """List a folder's pictures, with their labels if its folders are named for those."""
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    names = [path.parent.name for path in pictures]
+    if not set(names) <= set(label_names):
+        return pictures, None
+    return pictures, np.array([label_names.index(name) for name in names], dtype=int)
+
+
+def to_face(picture: np.ndarray | Path) -> np.ndarray:
+    """Bring one picture, an array or a file's, to (224, 224, 3) uint8 RGB."""
+    if isinstance(picture, Path):
+        try:
+            image = Image.open(picture).convert("RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise ExportError(f"{picture}: not a picture that can be read ({error})") from error
+    else:
+        image = Image.fromarray(picture).convert("RGB")
+    return np.asarray(image.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BILINEAR))

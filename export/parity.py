@@ -1,0 +1,318 @@
+"""How far every precision is from the checkpoint: one report, on real faces.
+
+    python -m export.parity validation.npz
+
+    torch FP32  ->  ONNX FP32  ->  ONNX FP16  ->  INT8 (TensorRT's graph)  ->  INT8 (CPU graph)
+                ->  the plans of FP16 and INT8, on a machine whose GPU they fit
+
+Every rung embeds the same faces and classifies each as a clip of one frame. ONNX files run on
+ONNX Runtime, on the CPU; plans on TensorRT; both by Polygraphy. Without faces to read, the
+hundred small ones that scikit-image carries are used. Writes Markdown with its provenance.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from polygraphy.backend.base import BaseRunner
+from polygraphy.backend.common import BytesFromPath
+from polygraphy.backend.onnxrt import OnnxrtRunner
+from polygraphy.logger import G_LOGGER
+from skimage.data import lfw_subset
+from tqdm import tqdm
+
+from export.checkpoint import (
+    Checkpoint,
+    add_arguments,
+    build_attention,
+    build_embedder,
+    read_from_arguments,
+)
+from export.errors import ExportError
+from export.faces import Faces, read_faces, to_face
+from export.fan import FrameAttention, FrameEmbedder
+from export.profiles import PLANS, ROOT
+from export.to_plan import find_gpu, find_tensorrt, intended, is_current
+
+BATCH = 16
+NUM_LFW_FACES = 100  # the first half of scikit-image's lfw_subset; the rest are no faces
+
+Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # frames -> features, logits
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to run the network.
+
+    Args:
+        name: as the report calls it.
+        file: the embedder's, whose size is told.
+        answer: frames (N, 224, 224, 3) uint8 -> features (N, 512), logits (N, C) of each alone.
+    """
+
+    name: str
+    file: Path
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a rung answered, against the first one's answers."""
+
+    name: str
+    feature_difference: tuple[float, float]  # greatest, mean
+    logit_difference: tuple[float, float]
+    divergence: float  # mean KL of probabilities, nats
+    agreement: float  # of the top class
+    accuracy: float | None
+    megabytes: float
+
+
+def torch_rung(checkpoint: Checkpoint, file: Path) -> Rung:
+    """The checkpoint itself."""
+    embedder, attention = build_embedder(checkpoint), build_attention(checkpoint)
+
+    def answer(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, logits = run_torch(embedder, attention, torch.from_numpy(frames))
+        return features.numpy(), logits.numpy()
+
+    return Rung("torch FP32", file, answer)
+
+
+@torch.inference_mode()
+def run_torch(
+    embedder: FrameEmbedder, attention: FrameAttention, frames: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed frames and classify each as a clip of its own."""
+    features = embedder(frames)
+    return features, torch.stack([attention(feature[None]).logits for feature in features])
+
+
+@contextmanager
+def runner_rung(
+    name: str, file: Path, embedder: BaseRunner, attention: BaseRunner
+) -> Iterator[Rung]:
+    """Two Polygraphy runners, of ONNX files or of plans, as one rung."""
+
+    def answer(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = np.array(embedder.infer({"frames": frames})["features"])
+        each = (attention.infer({"features": feature[None]})["logits"] for feature in features)
+        return features, np.stack([np.array(logits) for logits in each])
+
+    with embedder, attention:
+        yield Rung(name, file, answer)
+
+
+def onnx_runner(path: Path, *, as_written: bool = False) -> BaseRunner:
+    """Run an ONNX file on the CPU.
+
+    Args:
+        as_written: without ONNX Runtime's optimiser. It would quantise the biases of a Q/DQ graph
+            in FP16, with a scale that FP16 cannot hold; TensorRT does no such thing.
+    """
+    if not path.is_file():
+        raise ExportError(f"{path} is not there; `make export` writes it")
+    options = onnxruntime.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return OnnxrtRunner(session)
+
+
+def plan_runner(path: Path) -> BaseRunner:
+    """Run a plan on the GPU."""
+    from polygraphy.backend.trt import EngineFromBytes, TrtRunner  # imports TensorRT
+
+    return TrtRunner(EngineFromBytes(BytesFromPath(str(path))))
+
+
+def open_rungs(checkpoint: Checkpoint, weights: Path, build: Path, stack: ExitStack) -> list[Rung]:
+    """Open every rung that this machine can run."""
+    rungs = [torch_rung(checkpoint, weights)]
+    for name, embedder, attention in (
+        ("ONNX FP32", "fp32", "fp32"),
+        ("ONNX FP16", "fp16", "fp16"),
+        ("ONNX INT8, TensorRT's graph", "int8", "fp16"),
+        ("ONNX INT8, CPU graph", "int8_cpu", "fp32"),
+    ):
+        file = build / embedder / "fan_embedder.onnx"
+        runner = onnx_runner(file, as_written=embedder == "int8")
+        pooling = onnx_runner(build / attention / "fan_attention.onnx")
+        rungs.append(stack.enter_context(runner_rung(name, file, runner, pooling)))
+    return rungs + open_plans(stack)
+
+
+def open_plans(stack: ExitStack) -> list[Rung]:
+    """Open the plans, where there is a GPU and they are current."""
+    try:
+        trt, gpu = find_tensorrt(), find_gpu()
+        current = [
+            plan for plan in PLANS if is_current(ROOT / plan.path, intended(trt, gpu, plan, ROOT))
+        ]
+    except ExportError as error:
+        print(f"parity: no plans: {error}", file=sys.stderr)
+        return []
+    pooling = [plan for plan in current if plan.model == "fan_attention"]
+    return [
+        stack.enter_context(
+            runner_rung(
+                f"plan {plan.precision.upper()}, TensorRT {trt.__version__} on {gpu.name}",
+                ROOT / plan.path,
+                plan_runner(ROOT / plan.path),
+                plan_runner(ROOT / pooling[0].path),
+            )
+        )
+        for plan in current
+        if plan.model == "fan_embedder" and pooling
+    ]
+
+
+def run(rung: Rung, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run a rung over all faces, in batches."""
+    starts = range(0, len(images), BATCH)
+    bar = tqdm(starts, desc=rung.name, unit="batch", disable=not sys.stderr.isatty())
+    answers = [rung.answer(images[start : start + BATCH]) for start in bar]
+    features, logits = zip(*answers, strict=True)
+    return np.concatenate(features), np.concatenate(logits)
+
+
+def compare(rungs: list[Rung], faces: Faces) -> list[Row]:
+    """Run every rung and hold it against the first."""
+    rows = []
+    first: tuple[np.ndarray, np.ndarray] | None = None
+    for rung in rungs:
+        features, logits = run(rung, faces.images)
+        first = first or (features, logits)
+        expected, found = log_softmax(first[1]), log_softmax(logits)
+        top = logits.argmax(axis=1)
+        rows.append(
+            Row(
+                rung.name,
+                spread(features - first[0]),
+                spread(logits - first[1]),
+                float((np.exp(expected) * (expected - found)).sum(axis=1).mean()),
+                float((top == first[1].argmax(axis=1)).mean()),
+                None if faces.labels is None else float((top == faces.labels).mean()),
+                rung.file.stat().st_size / 1e6,
+            )
+        )
+    return rows
+
+
+def spread(difference: np.ndarray) -> tuple[float, float]:
+    """The greatest and the mean absolute value."""
+    return float(np.abs(difference).max()), float(np.abs(difference).mean())
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Turn logits (N, C) into log-probabilities."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def report(rows: list[Row], faces: Faces, source: str, command: str) -> str:
+    """Write the report."""
+    lines = [
+        "# Precision",
+        "",
+        f"Written by `{command}`; do not edit. {provenance()}",
+        "",
+        f"Faces: {source}, {len(faces.images)} of them, each classified as a clip of one frame. "
+        "Differences, KL and agreement are with torch FP32. ONNX files ran on ONNX Runtime, on the "
+        "CPU, where FP16 is emulated; a TensorRT plan rounds in other places.",
+        "",
+        "| rung | features: greatest, mean difference | logits: greatest, mean difference "
+        "| KL, nats | top-1 agreement | top-1 accuracy | embedder's file |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.2%}"
+        lines.append(
+            f"| {row.name} | {row.feature_difference[0]:.2g}, {row.feature_difference[1]:.2g} "
+            f"| {row.logit_difference[0]:.2g}, {row.logit_difference[1]:.2g} "
+            f"| {row.divergence:.2g} | {row.agreement:.2%} | {accuracy} | {row.megabytes:.1f} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def provenance() -> str:
+    """Say which code, versions and machine."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    packages = ", ".join(
+        f"{n} {version(n)}" for n in ("torch", "onnx", "onnxruntime", "polygraphy")
+    )
+    return (
+        f"{time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, {platform.machine()} CPU; "
+        f"{packages}."
+    )
+
+
+def read_data(path: Path | None, labels: tuple[str, ...]) -> tuple[Faces, str]:
+    """Read the faces asked for, or those that a dependency carries; say what they are."""
+    if path is not None:
+        return read_faces(path, labels), path.name
+    pictures = (lfw_subset()[:NUM_LFW_FACES] * 255).astype(np.uint8)
+    return Faces(np.stack([to_face(p) for p in pictures]), None), "scikit-image's lfw_subset"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.parity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "faces",
+        type=Path,
+        nargs="?",
+        help="aligned faces: an .npz or a folder, labelled or not (default: scikit-image's)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=ROOT / "weights" / "fan.safetensors",
+        help="the weights that were exported (default: weights/fan.safetensors)",
+    )
+    parser.add_argument(
+        "--build",
+        type=Path,
+        default=ROOT / "build",
+        help="folder of the ONNX files (default: build)",
+    )
+    parser.add_argument("--output", type=Path, help="file to write as well (default: none)")
+    add_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    G_LOGGER.module_severity = G_LOGGER.ERROR
+    try:
+        checkpoint = read_from_arguments(args.checkpoint, args)
+        faces, source = read_data(args.faces, checkpoint.labels)
+        with ExitStack() as stack:
+            rows = compare(open_rungs(checkpoint, args.checkpoint, args.build, stack), faces)
+    except ExportError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 1
+    data = f" DATA={args.faces.name}" if args.faces else ""
+    text = report(rows, faces, source, f"make parity{data}")
+    if args.output:
+        args.output.write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

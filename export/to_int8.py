@@ -1,0 +1,221 @@
+"""Two arrows of the chain: a float ONNX file + activation ranges -> an INT8 ONNX file.
+
+    fp16 embedder  ->  for TensorRT: signed, symmetric       build/int8/fan_embedder.onnx
+    fp32 embedder  ->  for ONNX Runtime on a CPU: unsigned   build/int8_cpu/fan_embedder.onnx
+
+One set of ranges (`export.calibrate`) feeds both. TensorRT takes symmetric int8 and nothing else;
+ONNX Runtime's CPU kernels are fast with unsigned activations and nothing else: hence two graphs.
+The attention model is not quantised: it is too small to gain.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from export.errors import ExportError
+
+Ranges = Mapping[str, tuple[float, float]]  # tensor -> least and greatest value
+
+INT8_MAX = 127
+# What ONNX Runtime quantises on a CPU: the convolutional body. What comes before is per pixel.
+CPU_OPERATORS = ["Conv", "Relu", "MaxPool", "Add"]
+
+
+def to_int8(source: Path, ranges: Ranges, target: Path) -> None:
+    """Quantise a graph of Conv, Relu, MaxPool and Add as TensorRT wants it.
+
+    Explicit Q/DQ with an int8 zero-point of 0 on every one of them, for TensorRT reads a missing
+    or a uint8 zero-point as int8 without a word. On the input of every Conv and MaxPool, and on
+    the skip branch into every Add (its scale shared with the Conv that reads the same tensor);
+    never between a Conv and the Relu or the Add that fuses with it, never on a bias. Weights are
+    int8 with a scale per output channel.
+
+    Source: the placement of NVIDIA's ModelOpt for residual networks.
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    readers = quantised_readers(model)
+    check_ranges(readers, ranges, source)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            nodes.append(quantise_weights(model, node))
+        nodes.append(node)
+        for tensor in node.output:
+            if tensor in readers:
+                nodes += quantise_tensor(model, tensor, ranges[tensor])
+    for tensor, uses in readers.items():
+        for node, place in uses:
+            node.input[place] = f"{tensor}_dq"
+    rewritten = [copy_node(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(rewritten)
+    del graph.value_info[:]
+    check_quantisers(model)
+    save(model, target)
+
+
+def copy_node(node: NodeProto) -> NodeProto:
+    """Copy a node out of its graph, so that the graph's list can be cleared."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def quantised_readers(model: ModelProto) -> dict[str, list[tuple[NodeProto, int]]]:
+    """Say which tensors are quantised, and which inputs read them so."""
+    readers: dict[str, list[tuple[NodeProto, int]]] = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "MaxPool"):
+            readers.setdefault(node.input[0], []).append((node, 0))
+        elif node.op_type == "Add":
+            place = skip_branch(model, node)
+            readers.setdefault(node.input[place], []).append((node, place))
+    return readers
+
+
+def skip_branch(model: ModelProto, add: NodeProto) -> int:
+    """Find which input of a residual block's Add is the skip branch.
+
+    It is not a convolution's output, or that of a 1x1 convolution beside a 3x3 one.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output}
+    kernels = {tensor.name: list(tensor.dims)[2:] for tensor in model.graph.initializer}
+    skips = []
+    for place, name in enumerate(add.input):
+        node = producers[name]
+        if node.op_type != "Conv" or kernels[node.input[1]] == [1, 1]:
+            skips.append(place)
+    if len(skips) != 1:
+        raise ExportError(f"{add.name}: expected one skip branch into a residual Add, got {skips}")
+    return skips[0]
+
+
+def quantise_tensor(model: ModelProto, name: str, span: tuple[float, float]) -> list[NodeProto]:
+    """Put Q and DQ behind a tensor, symmetric about 0."""
+    scale = max(abs(span[0]), abs(span[1])) / INT8_MAX
+    quantiser = [f"{name}_scale", f"{name}_zero_point"]
+    add_initializer(model, quantiser[0], np.array(scale, float_type(model)))
+    add_initializer(model, quantiser[1], np.array(0, np.int8))
+    return [
+        helper.make_node("QuantizeLinear", [name, *quantiser], [f"{name}_q"], name=f"{name}_Q"),
+        helper.make_node(
+            "DequantizeLinear", [f"{name}_q", *quantiser], [f"{name}_dq"], name=f"{name}_DQ"
+        ),
+    ]
+
+
+def quantise_weights(model: ModelProto, conv: NodeProto) -> NodeProto:
+    """Replace a convolution's weights with int8 ones, a scale for each output channel."""
+    name = conv.input[1]
+    (tensor,) = [t for t in model.graph.initializer if t.name == name]
+    weights = numpy_helper.to_array(tensor).astype(np.float32)
+    model.graph.initializer.remove(tensor)
+    scales = np.abs(weights).max(axis=(1, 2, 3)) / INT8_MAX
+    scales = scales.astype(float_type(model))
+    # A scale of 0 is refused by TensorRT; a channel of zeros has it, or a small one in FP16.
+    scales = np.maximum(scales, np.finfo(scales.dtype).smallest_subnormal)
+    steps = np.rint(weights / scales.astype(np.float32)[:, None, None, None])
+    add_initializer(model, f"{name}_q", steps.clip(-INT8_MAX, INT8_MAX).astype(np.int8))
+    add_initializer(model, f"{name}_scale", scales)
+    add_initializer(model, f"{name}_zero_point", np.zeros(len(scales), np.int8))
+    conv.input[1] = f"{name}_dq"
+    inputs = [f"{name}_q", f"{name}_scale", f"{name}_zero_point"]
+    return helper.make_node("DequantizeLinear", inputs, [f"{name}_dq"], name=f"{name}_DQ", axis=0)
+
+
+def add_initializer(model: ModelProto, name: str, value: np.ndarray) -> None:
+    """Add a constant to the graph."""
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
+
+
+def float_type(model: ModelProto) -> np.dtype:
+    """The type that the graph's convolutions compute in: float32 or float16."""
+    biases = {node.input[2] for node in model.graph.node if node.op_type == "Conv"}
+    (kind,) = {t.data_type for t in model.graph.initializer if t.name in biases}
+    return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+
+
+def to_int8_cpu(source: Path, ranges: Ranges, target: Path) -> None:
+    """Quantise a float32 graph as ONNX Runtime's CPU kernels want it.
+
+    ONNX Runtime's own quantiser: Q/DQ around every operator, unsigned activations, signed weights
+    with a scale per output channel, int32 biases.
+    """
+    model = onnx.load(source)
+    quantised = [node for node in model.graph.node if node.op_type in CPU_OPERATORS]
+    tensors = {name: None for node in quantised for name in (node.input[0], *node.output)}
+    check_ranges(tensors, ranges, source)
+    spans = {name: tuple(np.float32(value) for value in ranges[name]) for name in tensors}
+    quantiser = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, spans),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[],
+        op_types_to_quantize=CPU_OPERATORS,
+        extra_options={},
+    )
+    quantiser.quantize_model()
+    quantiser.model.topological_sort()
+    save(quantiser.model.model, target)
+
+
+def check_ranges(tensors: Mapping[str, object], ranges: Ranges, source: Path) -> None:
+    """Refuse ranges that do not cover a graph."""
+    missing = [name for name in tensors if name not in ranges]
+    if missing:
+        raise ExportError(
+            f"no range for {len(missing)} tensors of {source} ({', '.join(missing[:5])}); "
+            "measure them with `make calibrate DATA=...`"
+        )
+
+
+def quantisable_tensors(path: Path) -> Iterator[str]:
+    """Name the tensors of a float32 graph whose ranges the two arrows need."""
+    seen = set()
+    for node in onnx.load(path, load_external_data=False).graph.node:
+        if node.op_type in CPU_OPERATORS:
+            for name in (node.input[0], *node.output):
+                if name not in seen:
+                    seen.add(name)
+                    yield name
+
+
+def check_quantisers(model: ModelProto) -> None:
+    """Refuse quantisers that TensorRT would take to mean something else.
+
+    It reads a missing zero-point, and one of uint8, as int8: half the range would be cut off, and
+    it builds such a graph with a warning or none.
+
+    Raises:
+        ExportError: naming the first such node.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if len(node.input) < 3 or node.input[2] not in constants:
+            raise ExportError(f"{node.name}: no constant zero-point; expected int8 zeros")
+        zero_point = numpy_helper.to_array(constants[node.input[2]])
+        if zero_point.dtype != np.int8 or zero_point.any():
+            raise ExportError(
+                f"{node.name}: zero-point is {zero_point.dtype} {np.unique(zero_point)[:3]}; "
+                "expected int8 zeros"
+            )
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """Check a graph and write it."""
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)

@@ -1,0 +1,293 @@
+"""The last arrow on a GPU: an ONNX file -> a TensorRT plan, and the manifest beside it.
+
+    python -m export.to_plan
+
+    build/fp16/*.onnx, build/int8/*.onnx  ->  model_repository/<model>/1/*.plan, *.plan.json
+
+Runs alike with tensorrt 10.14 and newer, and with TensorRT-RTX: networks are strongly typed, so
+precision is the graph's and there is no flag for it. Needs no torch, no onnx and no numpy: inside
+NVIDIA's container there is TensorRT and little else. A plan whose manifest still fits is kept.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export.errors import ExportError
+from export.profiles import PLANS, ROOT, Plan, Profile
+
+WORKSPACE_BYTES = 4 << 30  # what a kernel may borrow while it is chosen and run
+OLDEST_TENSORRT = (10, 14)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that a plan is built for, and runs on.
+
+    Args:
+        name: as nvidia-smi gives it.
+        compute_capability: such as "9.0".
+    """
+
+    name: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a plan was built from and for; the JSON beside it.
+
+    Args:
+        tensorrt: version of the builder.
+        gpu: name of the GPU.
+        compute_capability: of the GPU.
+        precision: "fp16" or "int8".
+        onnx: the graph it was built from, relative to the project.
+        onnx_sha256: of that graph.
+        profile: the input's name, and its smallest, common and largest shape.
+        plan_sha256: of the plan, so that half a plan is known for what it is.
+        build_seconds: how long the build took.
+    """
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    precision: str
+    onnx: str
+    onnx_sha256: str
+    profile: dict[str, list[list[int]]]
+    plan_sha256: str = ""
+    build_seconds: float = 0.0
+
+
+def manifest_path(plan: Path) -> Path:
+    """Where a plan's manifest lies: model.plan -> model.plan.json."""
+    return plan.with_name(f"{plan.name}.json")
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_gpu() -> Gpu:
+    """Ask nvidia-smi for the first GPU.
+
+    Raises:
+        ExportError: where there is none.
+    """
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        name, capability = answer.stdout.splitlines()[0].rsplit(",", 1)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError) as error:
+        raise ExportError(
+            "plans are built on the GPU that serves them, and no NVIDIA GPU answers `nvidia-smi` "
+            "here; run `make engines` there (`make check-engines` checks the graphs without one)"
+        ) from error
+    return Gpu(name.strip(), capability.strip())
+
+
+def find_tensorrt() -> Any:
+    """Import TensorRT.
+
+    Raises:
+        ExportError: where it is missing or too old.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise ExportError(
+            f"TensorRT is not installed ({error}): `.venv/bin/pip install '.[gpu]'`, or build in "
+            "a container: `make engines IMAGE=nvcr.io/nvidia/tensorrt:26.11-py3`"
+        ) from error
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if version < OLDEST_TENSORRT:
+        oldest = ".".join(map(str, OLDEST_TENSORRT))
+        raise ExportError(f"TensorRT is {trt.__version__}; expected {oldest} or newer")
+    return trt
+
+
+def make_log(trt: Any) -> Any:
+    """Make a logger that keeps TensorRT's errors; the first one is the cause of the others."""
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.errors.append(" ".join(message.split()))
+
+    return Log()
+
+
+def build_plan(trt: Any, graph: Path, profile: Profile, cache: bytes = b"") -> tuple[bytes, bytes]:
+    """Build one plan.
+
+    Args:
+        trt: the module tensorrt, or tensorrt_rtx.
+        graph: the ONNX file.
+        cache: timings of earlier builds with this TensorRT on this GPU.
+
+    Returns:
+        The plan, and the timings with this build's added.
+
+    Raises:
+        ExportError: with the first thing that TensorRT said.
+    """
+    log = make_log(trt)
+    builder = trt.Builder(log)
+    # Version 10 builds weakly typed networks without this flag; version 11 ignores it.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        words = " ".join(parser.get_error(0).desc().split())
+        raise ExportError(f"TensorRT {trt.__version__} does not take {graph}: {words}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    timings = config.create_timing_cache(cache)
+    config.set_timing_cache(timings, ignore_mismatch=False)
+    shapes = builder.create_optimization_profile()
+    shapes.set_shape(profile.tensor, *profile.shapes)
+    config.add_optimization_profile(shapes)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        words = log.errors[0] if log.errors else "it does not say why"
+        raise ExportError(f"TensorRT {trt.__version__} cannot build {graph}: {words}")
+    return bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def intended(trt: Any, gpu: Gpu, plan: Plan, root: Path) -> Manifest:
+    """Write the manifest that a plan built now would have, but for the plan's own lines."""
+    graph = root / plan.graph
+    if not graph.is_file():
+        raise ExportError(f"{plan.graph} is not there; `make export` writes it")
+    return Manifest(
+        tensorrt=trt.__version__,
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        precision=plan.precision,
+        onnx=str(plan.graph),
+        onnx_sha256=sha256(graph),
+        profile={plan.profile.tensor: [list(shape) for shape in plan.profile.shapes]},
+    )
+
+
+def is_current(plan: Path, wanted: Manifest) -> bool:
+    """Whether a plan is whole and was built from and for just what is wanted."""
+    try:
+        found = json.loads(manifest_path(plan).read_text())
+        own = {key: found[key] for key in ("plan_sha256", "build_seconds")}
+        return bool(found == {**asdict(wanted), **own} and sha256(plan) == own["plan_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all.
+
+    Raises:
+        ExportError: for a full disk, say.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)  # noqa: PTH105  one word for "replace" in both modules
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_builder(folder: Path) -> Iterator[None]:
+    """Let one build at a time work on a project; a second one waits, and says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".engines.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another `make engines` is at work here; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def timing_cache(trt: Any, gpu: Gpu, root: Path) -> Path:
+    """Where timings are kept: they hold for one version of TensorRT on one model of GPU."""
+    name = "".join(c if c.isalnum() else "-" for c in gpu.name)
+    return root / "build" / "timing" / f"{trt.__version__}-{name}.cache"
+
+
+def make_plan(trt: Any, gpu: Gpu, plan: Plan, root: Path) -> bool:
+    """Build one plan and its manifest, unless what is there still fits.
+
+    Returns:
+        Whether it was built.
+    """
+    target = root / plan.path
+    wanted = intended(trt, gpu, plan, root)
+    if is_current(target, wanted):
+        return False
+    # A plan without its manifest is not served: no moment has the one with another's other.
+    manifest_path(target).unlink(missing_ok=True)
+    cache = timing_cache(trt, gpu, root)
+    known = cache.read_bytes() if cache.is_file() else b""
+    start = time.perf_counter()
+    content, timings = build_plan(trt, root / plan.graph, plan.profile, known)
+    own = {
+        "plan_sha256": hashlib.sha256(content).hexdigest(),
+        "build_seconds": round(time.perf_counter() - start, 1),
+    }
+    write_whole(target, content)
+    write_whole(cache, timings)
+    manifest = json.dumps({**asdict(wanted), **own}, indent=2) + "\n"
+    write_whole(manifest_path(target), manifest.encode())
+    return True
+
+
+def make_plans(trt: Any, gpu: Gpu, root: Path) -> None:
+    """Build every plan that is not current, and say how far it is."""
+    with only_builder(root / "build"):
+        for number, plan in enumerate(PLANS, 1):
+            print(f"[{number}/{len(PLANS)}] {plan.path} ({plan.precision}) ...", flush=True)
+            start = time.perf_counter()
+            built = make_plan(trt, gpu, plan, root)
+            seconds = time.perf_counter() - start
+            print(f"        {f'built in {seconds:.0f} s' if built else 'is current'}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(
+        prog="python -m export.to_plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
+    try:
+        gpu = find_gpu()
+        make_plans(find_tensorrt(), gpu, ROOT)
+    except ExportError as error:
+        print(f"engines: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Whether plans fit the server that is to load them: asked before it starts.
+
+    1/model.plan + 1/model.plan.json  x  the container's TensorRT, the GPU, the graph in build/
+
+A plan runs on the TensorRT and the GPU that built it, and Triton's own words about another are
+hard to read. The manifest beside each plan is written by `make engines`.
+"""
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving import ServingError
+
+REBUILD = "rebuild it with `make engines`"
+# Asks the container's library itself: which release carries which TensorRT is nowhere promised.
+ASK_TENSORRT = """
+import ctypes
+for major in range(19, 9, -1):
+    try:
+        number = ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion()
+    except OSError:
+        continue
+    print(f"{number // 10000}.{number // 100 % 100}.{number % 100}")
+    break
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the plans will meet.
+
+    Args:
+        tensorrt: the server's version, such as "11.4.0".
+        gpu: the GPU's name, as nvidia-smi gives it.
+        compute_capability: of the GPU, such as "9.0".
+    """
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+
+
+def find_host(image: str) -> Host:
+    """Ask the container for its TensorRT and nvidia-smi for the GPU."""
+    ask = ["docker", "run", "--rm", "--entrypoint", "python3", image, "-c", ASK_TENSORRT]
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        tensorrt = read_line(ask)
+        gpu, capability = read_line(query).rsplit(",", 1)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError) as error:
+        raise ServingError(
+            f"which TensorRT {image} has, or which GPU this is, cannot be found out ({error}); "
+            f"does `docker run --rm {image} true` work?"
+        ) from error
+    return Host(tensorrt, gpu.strip(), capability.strip())
+
+
+def read_line(command: list[str]) -> str:
+    """Run a command and take the last line it prints; containers greet before they answer."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def check_plan(plan: Path, host: Host, root: Path) -> None:
+    """Refuse a plan that its manifest says does not fit.
+
+    Args:
+        root: the project, to which the manifest's `onnx` is relative.
+
+    Raises:
+        ServingError: saying what does not fit, and how to mend it.
+    """
+    manifest = read_manifest(plan)
+    if sha256(plan) != manifest.get("plan_sha256"):
+        raise ServingError(f"{plan} is not what its manifest describes (cut off?); {REBUILD}")
+    version = ".".join(str(manifest.get("tensorrt")).split(".")[:3])
+    if version != host.tensorrt:
+        raise ServingError(
+            f"{plan} was built with TensorRT {version}, and the server has {host.tensorrt}; "
+            f"{REBUILD} IMAGE=<the nvcr.io/nvidia/tensorrt of the server's release>"
+        )
+    built_for = (manifest.get("gpu"), manifest.get("compute_capability"))
+    if built_for != (host.gpu, host.compute_capability):
+        raise ServingError(
+            f"{plan} was built for {built_for[0]} (compute capability {built_for[1]}), and this is "
+            f"{host.gpu} ({host.compute_capability}); {REBUILD} here"
+        )
+    graph = root / str(manifest.get("onnx"))
+    # A machine that only serves has no graphs, and then nothing newer than the plan either.
+    if graph.is_file() and sha256(graph) != manifest.get("onnx_sha256"):
+        raise ServingError(f"{graph} has changed since {plan} was built from it; {REBUILD}")
+
+
+def read_manifest(plan: Path) -> dict[str, Any]:
+    """Read the JSON beside a plan."""
+    path = plan.with_name(f"{plan.name}.json")
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ServingError(
+            f"{plan} has no manifest that can be read ({path}); {REBUILD}"
+        ) from error
+    if not isinstance(manifest, dict):
+        raise ServingError(f"{path} is not a manifest; {REBUILD}")
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+"""The INT8 graphs follow the rules, of which two, broken, change results without a word."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from conftest import ROOT, random_checkpoint
+from onnx import numpy_helper
+from PIL import Image
+
+from export.calibrate import fingerprint, main, ranges_path, read_calibration
+from export.checkpoint import write_checkpoint
+from export.errors import ExportError
+from export.faces import read_faces
+from export.to_int8 import to_int8
+
+
+class Graph:
+    """An ONNX graph that can be asked for neighbours."""
+
+    def __init__(self, path):
+        self.model = onnx.load(path)
+        self.nodes = list(self.model.graph.node)
+        self.constants = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
+        self.makers = {name: node for node in self.nodes for name in node.output}
+
+    def of(self, kind):
+        return [node for node in self.nodes if node.op_type == kind]
+
+    def maker(self, name):
+        """The kind of node that makes a tensor; None for a constant or the graph's input."""
+        return self.makers[name].op_type if name in self.makers else None
+
+    def readers(self, name):
+        return [node for node in self.nodes if name in node.input]
+
+
+@pytest.fixture(scope="module")
+def int8(repository, build):
+    return Graph(build / "int8" / "fan_embedder.onnx")
+
+
+@pytest.fixture(scope="module")
+def int8_cpu(repository, build):
+    return Graph(build / "int8_cpu" / "fan_embedder.onnx")
+
+
+def test_every_quantiser_has_an_explicit_int8_zero_point_of_zero(int8):
+    quantisers = int8.of("QuantizeLinear") + int8.of("DequantizeLinear")
+    assert len(quantisers) > 60
+    for node in quantisers:
+        assert len(node.input) == 3, node.name
+        zero_point = int8.constants[node.input[2]]
+        assert (zero_point.dtype, zero_point.any()) == (np.int8, False), node.name
+
+
+def test_every_scale_is_above_zero(int8):
+    for node in int8.of("DequantizeLinear"):
+        assert (int8.constants[node.input[1]] > 0).all(), node.name
+
+
+def test_activations_have_one_scale_a_tensor(int8):
+    for node in int8.of("QuantizeLinear"):
+        assert int8.constants[node.input[1]].shape == ()
+
+
+def test_every_convolution_reads_quantised_frames_and_weights_and_a_float_bias(int8):
+    assert len(int8.of("Conv")) == 20
+    for conv in int8.of("Conv"):
+        activation, weights, bias = conv.input
+        assert int8.maker(activation) == "DequantizeLinear"
+        assert int8.maker(int8.makers[activation].input[0]) == "QuantizeLinear"
+        assert int8.maker(weights) == "DequantizeLinear"
+        steps = int8.constants[int8.makers[weights].input[0]]
+        scales = int8.constants[int8.makers[weights].input[1]]
+        assert (steps.dtype, scales.shape) == (np.int8, (len(steps),))
+        assert np.abs(steps.astype(int)).max() <= 127
+        (axis,) = [a.i for a in int8.makers[weights].attribute if a.name == "axis"]
+        assert axis == 0
+        assert int8.constants[bias].dtype == np.float16
+
+
+def test_nothing_stands_between_a_convolution_and_its_relu(int8):
+    for relu in int8.of("Relu"):
+        assert int8.maker(relu.input[0]) in ("Conv", "Add")
+
+
+def test_skip_branch_of_every_add_is_quantised_and_the_other_is_not(int8):
+    assert len(int8.of("Add")) == 8
+    for add in int8.of("Add"):
+        assert sorted(int8.maker(name) for name in add.input) == ["Conv", "DequantizeLinear"]
+
+
+def test_tensor_is_quantised_once_for_all_its_readers(int8):
+    # The skip branch shares its scale with the convolution that reads the same tensor.
+    quantised = [node.input[0] for node in int8.of("QuantizeLinear")]
+    assert len(quantised) == len(set(quantised))
+    shared = [n for n in int8.of("DequantizeLinear") if len(int8.readers(n.output[0])) > 1]
+    kinds = [{reader.op_type for reader in int8.readers(node.output[0])} for node in shared]
+    assert kinds.count({"Conv", "Add"}) == 5  # where the skip branch is the block's own input
+
+
+def test_only_skip_convolutions_have_quantisers_behind_them(int8):
+    for node in int8.of("QuantizeLinear"):
+        if int8.maker(node.input[0]) == "Conv":
+            weights = int8.makers[int8.makers[node.input[0]].input[1]].input[0]
+            assert int8.constants[weights].shape[2:] == (1, 1)
+
+
+def test_pooling_runs_between_quantisers(int8):
+    (pool,) = int8.of("MaxPool")
+    assert int8.maker(pool.input[0]) == "DequantizeLinear"
+    assert {reader.op_type for reader in int8.readers(pool.output[0])} == {"QuantizeLinear"}
+
+
+def test_features_are_not_quantised(int8):
+    (mean,) = int8.of("ReduceMean")
+    assert int8.maker(mean.input[0]) == "Relu"
+
+
+def test_attention_is_not_quantised(repository, build):
+    for precision in ("fp32", "fp16"):
+        graph = Graph(build / precision / "fan_attention.onnx")
+        assert not graph.of("QuantizeLinear")
+
+
+def test_sums_of_the_fp16_attention_are_fp32(repository, build):
+    model = onnx.shape_inference.infer_shapes(onnx.load(build / "fp16" / "fan_attention.onnx"))
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    sums = [node for node in model.graph.node if node.op_type == "ReduceSum"]
+    assert len(sums) == 4
+    assert {kinds[node.input[0]] for node in sums} == {onnx.TensorProto.FLOAT}
+    products = [node for node in model.graph.node if node.op_type == "Gemm"]
+    assert {kinds[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT16}
+
+
+def test_cpu_graph_has_unsigned_activations_and_signed_weights(int8_cpu):
+    for node in int8_cpu.of("QuantizeLinear"):
+        assert int8_cpu.constants[node.input[2]].dtype == np.uint8
+    for conv in int8_cpu.of("Conv"):
+        weights = int8_cpu.makers[conv.input[1]]
+        assert int8_cpu.constants[weights.input[0]].dtype == np.int8
+        assert len(int8_cpu.constants[weights.input[1]]) > 1  # a scale for each channel
+
+
+def test_missing_range_is_told_by_name(repository, build, tmp_path):
+    with pytest.raises(ExportError, match=r"no range for \d+ tensors .*make calibrate"):
+        to_int8(build / "fp16" / "fan_embedder.onnx", {"permute": (0, 1)}, tmp_path / "x.onnx")
+
+
+def test_shipped_ranges_are_of_the_shipped_weights(shipped):
+    calibration = read_calibration(ranges_path(ROOT / "weights" / "fan.safetensors"), shipped)
+    assert calibration.num_faces == 512
+    assert calibration.ranges["permute"] == [0, 1]
+
+
+def test_ranges_of_other_weights_are_refused(shipped, tmp_path):
+    path = ROOT / "weights" / "fan.ranges.json"
+    with pytest.raises(ExportError, match="measured on other weights"):
+        read_calibration(path, random_checkpoint())
+    with pytest.raises(ExportError, match="make calibrate DATA"):
+        read_calibration(tmp_path / "none.json", shipped)
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(ExportError, match="cannot be read"):
+        read_calibration(tmp_path / "bad.json", shipped)
+
+
+def test_fingerprint_knows_weights_and_preprocessing():
+    one = random_checkpoint(seed=1)
+    assert fingerprint(one) == fingerprint(random_checkpoint(seed=1))
+    assert fingerprint(one) != fingerprint(random_checkpoint(seed=2))
+
+
+def test_calibration_is_one_command_and_a_percentile_narrows_it(tmp_path):
+    faces = np.random.default_rng(0).integers(0, 256, (10, 48, 48), dtype=np.uint8)
+    np.savez(tmp_path / "faces.npz", images=faces)
+    weights = tmp_path / "mine.safetensors"
+    write_checkpoint(random_checkpoint(), weights)
+    spans = []
+    for options in ([], ["--percentile", "99"]):
+        arguments = [str(tmp_path / "faces.npz"), "--checkpoint", str(weights)]
+        assert main([*arguments, "--num-faces", "9", *options]) == 0
+        content = json.loads((tmp_path / "mine.ranges.json").read_text())
+        assert content["num_faces"] == 9
+        spans.append(content["ranges"]["relu_3"])
+    (low, high), (narrow_low, narrow_high) = spans
+    assert low == narrow_low == 0
+    assert 0.2 * high < narrow_high < 0.95 * high
+
+
+def test_faces_come_from_folders_named_for_their_labels(tmp_path):
+    for label, shade in (("happy", 200), ("sad", 50)):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        Image.new("L", (48, 48), shade).save(tmp_path / "set" / label / "a.png")
+    faces = read_faces(tmp_path / "set", ("angry", "happy", "sad"))
+    assert faces.images.shape == (2, 224, 224, 3)
+    assert faces.labels.tolist() == [1, 2]
+    assert faces.images[0].mean() > faces.images[1].mean()
+
+
+@pytest.mark.parametrize("name", ["none.npz", "text.npz", "no_images.npz", "float.npz", "empty"])
+def test_faces_that_cannot_be_read_are_told_in_words(tmp_path, name):
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez(tmp_path / "no_images.npz", pictures=np.zeros(3))
+    np.savez(tmp_path / "float.npz", images=np.zeros((2, 48, 48)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match=name):
+        read_faces(tmp_path / name, ("happy",))

@@ -1,0 +1,114 @@
+"""A plan that does not fit the server is refused before the server starts."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tensorrt_rtx
+from conftest import ROOT
+
+from export.profiles import PLANS
+from export.to_plan import Gpu, make_plan, manifest_path
+from serving import ServingError
+from serving.plans import Host, check_plan, find_host
+
+HERE = Host(".".join(tensorrt_rtx.__version__.split(".")[:3]), "NVIDIA H200", "9.0")
+
+
+@pytest.fixture
+def plan(tmp_path, repository, build):
+    """A small plan and its manifest, as `make engines` writes them."""
+    made = PLANS[2]
+    graph = tmp_path / made.graph
+    graph.parent.mkdir(parents=True)
+    graph.write_bytes((build / made.precision / graph.name).read_bytes())
+    make_plan(tensorrt_rtx, Gpu("NVIDIA H200", "9.0"), made, tmp_path)
+    return tmp_path / made.path
+
+
+def test_plan_that_fits_is_let_through(plan, tmp_path):
+    check_plan(plan, HERE, tmp_path)
+
+
+def test_plan_without_its_graph_is_let_through(plan, tmp_path):
+    # A machine that only serves has model_repository/ and no build/.
+    (tmp_path / PLANS[2].graph).unlink()
+    check_plan(plan, HERE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (
+            replace(HERE, tensorrt="11.4.0"),
+            r"built with TensorRT 1\.7\.1, and the server has 11.4.0",
+        ),
+        (replace(HERE, gpu="NVIDIA L4"), r"built for NVIDIA H200 .*9\.0.* this is NVIDIA L4"),
+        (replace(HERE, compute_capability="8.9"), r"built for NVIDIA H200 .*8\.9"),
+    ],
+)
+def test_plan_for_another_host_is_refused(plan, tmp_path, host, words):
+    with pytest.raises(ServingError, match=words + r".*make engines"):
+        check_plan(plan, host, tmp_path)
+
+
+def test_plan_of_a_changed_graph_is_refused(plan, tmp_path):
+    with (tmp_path / PLANS[2].graph).open("ab") as graph:
+        graph.write(b" ")
+    with pytest.raises(ServingError, match=r"fan_attention.onnx has changed since .*make engines"):
+        check_plan(plan, HERE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no manifest that can be read"),
+        ("{", "no manifest that can be read"),
+        ("[]", "not a manifest"),
+    ],
+)
+def test_plan_without_a_manifest_is_refused(plan, tmp_path, content, words):
+    if content is None:
+        manifest_path(plan).unlink()
+    else:
+        manifest_path(plan).write_text(content)
+    with pytest.raises(ServingError, match=words):
+        check_plan(plan, HERE, tmp_path)
+
+
+def test_cut_plan_is_refused(plan, tmp_path):
+    plan.write_bytes(plan.read_bytes()[:-100])
+    with pytest.raises(ServingError, match="is not what its manifest describes"):
+        check_plan(plan, HERE, tmp_path)
+
+
+def test_edited_manifest_is_refused(plan, tmp_path):
+    content = json.loads(manifest_path(plan).read_text())
+    manifest_path(plan).write_text(json.dumps({**content, "tensorrt": "12.0.0"}))
+    with pytest.raises(ServingError, match=r"built with TensorRT 12\.0\.0"):
+        check_plan(plan, HERE, tmp_path)
+
+
+def put_on_path(folder, monkeypatch, **scripts):
+    """Put commands of our own on an otherwise empty PATH."""
+    for name, script in scripts.items():
+        command = folder / name.replace("_", "-")
+        command.write_text(f"#!/bin/sh\n{script}\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_host_is_what_the_container_and_the_gpu_say(tmp_path, monkeypatch):
+    docker = "echo '== greetings =='; echo 11.4.0"
+    put_on_path(tmp_path, monkeypatch, docker=docker, nvidia_smi="echo 'NVIDIA H200, 9.0'")
+    assert find_host("image") == Host("11.4.0", "NVIDIA H200", "9.0")
+
+
+def test_container_that_cannot_be_asked_is_told_so(tmp_path, monkeypatch):
+    put_on_path(tmp_path, monkeypatch, docker="exit 125", nvidia_smi="echo 'NVIDIA H200, 9.0'")
+    with pytest.raises(ServingError, match="docker run --rm image true"):
+        find_host("image")
+
+
+def test_manifest_speaks_of_the_project_alone(plan):
+    assert str(ROOT) not in manifest_path(plan).read_text()
