@@ -22,14 +22,16 @@ IMAGE ?=
 # Aligned faces to calibrate or compare with.
 DATA ?=
 
-EXPORT_OPTIONS = --checkpoint $(CHECKPOINT) $(if $(LABELS),--labels $(LABELS)) \
+EXPORT_OPTIONS = --checkpoint "$(CHECKPOINT)" $(if $(LABELS),--labels "$(LABELS)") \
     $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
 VENV := .venv/bin/python
 # Plans are built by TensorRT and the standard library alone: any container that has the first.
-BUILDER = $(if $(IMAGE),docker run --rm --gpus all --user $(shell id -u):$(shell id -g) \
+BUILDER = $(if $(IMAGE),docker run --rm --gpus device=0 --user $(shell id -u):$(shell id -g) \
     -v "$(CURDIR)":/project -w /project \
-    $(if $(findstring :,$(IMAGE)),$(IMAGE),$(IMAGE):$(TRITON_RELEASE)-py3) python3,$(VENV))
+    $(if $(findstring :,$(notdir $(IMAGE))),$(IMAGE),$(IMAGE):$(TRITON_RELEASE)-py3) python3,$(VENV))
 DEMO := build/demo
+# TensorRT's Python bindings alone, 1 MB each: tests hold the builder against both majors.
+BINDINGS := 10.16.1.11 11.4.0.106
 # Nothing outside the checkout is written but pip's cache.
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 
@@ -49,24 +51,25 @@ export: setup ## Export CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does no
 	@echo '$(EXPORT_OPTIONS)' > build/export.options && touch build/.exported
 
 engines: build/.exported ## Build TensorRT's plans on this GPU (IMAGE=nvcr.io/nvidia/tensorrt[:YY.MM-py3]: in a container)
-	@$(if $(IMAGE),docker info > /dev/null 2>&1 || { echo "engines: IMAGE= needs docker, and a docker engine \
-	    that answers \`docker info\`" >&2; exit 1; })
+	@[ -z "$(IMAGE)" ] || docker info > /dev/null 2>&1 || \
+	    { echo "engines: IMAGE= builds in a container: no docker engine answers 'docker info' here" >&2; exit 1; }
 	@$(BUILDER) -m export.to_plan
 
 check-engines: setup build/.exported ## Compile every graph of the plans with TensorRT-RTX, without a GPU
 	@$(VENV) -m export.check_engines
 
 calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .npz or folder), of CHECKPOINT=...
+	@[ -n "$(DATA)" ] || { echo "calibrate: DATA= names aligned faces: an .npz or a folder of pictures" >&2; exit 1; }
 	$(VENV) -m export.calibrate "$(DATA)" $(EXPORT_OPTIONS)
 
 parity: setup build/.exported ## Compare every precision, on DATA=... (faces, labelled or not); writes docs/precision.md
-	$(VENV) -m export.parity $(DATA) $$(cat build/export.options 2>/dev/null) --output docs/precision.md
+	eval "$(VENV) -m export.parity $(if $(DATA),'$(DATA)') $$(cat build/export.options 2>/dev/null) --output docs/precision.md"
 
 serve: setup build/.exported ## Serve PLATFORM=... on loopback (HTTP_PORT= GRPC_PORT= METRICS_PORT=) until Ctrl-C
 	@$(VENV) -m serving --platform "$(PLATFORM)" --release "$(TRITON_RELEASE)" \
 	    --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
-test: setup build/.exported ## Run every test, a real Triton included
+test: setup build/.exported $(BINDINGS:%=build/bindings/%/.installed) ## Run every test, a real Triton included
 	$(VENV) -m pytest
 
 lint: .venv/.installed ## Check format, style and types
@@ -89,8 +92,8 @@ clean: ## Remove what was built: environments, models, demo
 	find model_repository -path '*/1/*' -type f ! -name .gitkeep -delete
 
 # What `make export` was last told, or the shipped weights, whenever the code or they change.
-build/.exported: weights/fan.safetensors $(wildcard export/*.py) | .venv/.installed
-	$(VENV) -m export $$(cat build/export.options 2>/dev/null)
+build/.exported: weights/fan.safetensors $(wildcard weights/*.ranges.json export/*.py) | .venv/.installed
+	eval "$(VENV) -m export $$(cat build/export.options 2>/dev/null)"
 	@touch $@
 
 $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed
@@ -103,6 +106,10 @@ $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements/project.txt
 	.venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/detector.txt
 	.venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+build/bindings/%/.installed: | .venv/.installed
+	.venv/bin/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(@D) tensorrt-cu13-bindings==$*
 	@touch $@
 
 .venv-server/.installed: requirements/server.txt

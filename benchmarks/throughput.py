@@ -3,20 +3,17 @@
     python -m benchmarks.throughput
 
 Measures frames a second of the shipped FAN embedder at batches of 16: PyTorch eager, ONNX Runtime
-in this process, and Triton over gRPC (the embedded server, which stops being asked while the
-others run). The ways take turns, so that a noisy machine is noisy to all; medians are compared.
-Prints a Markdown table with its provenance.
+in this process, and Triton over gRPC (embedded servers, which nobody asks while the others run),
+in FP32 and INT8. The ways take turns, so that a noisy machine is noisy to all; medians are
+compared. Prints a Markdown table with its provenance.
 """
 
 import argparse
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +21,17 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
+from clients.errors import FerError
 from clients.triton import TritonClient
 from export.checkpoint import build_embedder, read_checkpoint
-from serving import ROOT
+from export.provenance import provenance
+from serving import ROOT, ServingError
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
 BATCH = 16
+REST_S = 0.5  # threads of the way before spin on for a while, on the cores of the next
+PACKAGES = ("torch", "onnxruntime", "tritonclient")
 Way = Callable[[np.ndarray], object]
 
 
@@ -41,6 +42,8 @@ def measure(ways: dict[str, Way], frames: np.ndarray, rounds: int) -> dict[str, 
         way(frames)  # the first run allocates
     for _ in tqdm(range(rounds), unit="round", disable=not sys.stderr.isatty()):
         for name, way in ways.items():
+            time.sleep(REST_S)
+            way(frames)  # caches and clocks as in a run of many
             start = time.perf_counter()
             way(frames)
             rates[name].append(len(frames) / (time.perf_counter() - start))
@@ -65,25 +68,6 @@ def in_process(path: Path) -> Way:
     return lambda frames: session.run(None, {"frames": frames})
 
 
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def provenance() -> str:
-    """Say what ran where."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime"))
-    return (
-        f"{time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}; {cpu_name()}, "
-        f"{len(os.sched_getaffinity(0))} cores; {packages}, Triton 2.51"
-    )
-
-
 def report(rates: dict[str, list[float]]) -> str:
     """Write the table: median, spread between the quartiles, ratio to the first way."""
     rows = ["| way | frames/s | quartiles | ratio |", "|---|---|---|---|"]
@@ -106,17 +90,26 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("expected --rounds of at least 2: a spread needs two values")
     frames = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     repository = ROOT / "model_repository"
-    served = EmbeddedServer(read_platform(repository, "cpu_fp32"))
-    with served, TritonClient(served.grpc_url) as client:
-        ways = {
-            "PyTorch eager FP32": eager(),
-            "ONNX Runtime FP32, in process": in_process(
-                repository / "fan_embedder" / "1" / "model.onnx"
-            ),
-            "Triton over gRPC, platform cpu_fp32": client.embed,
-        }
-        rates = measure(ways, frames, args.rounds)
-    print(f"{provenance()}; batches of {BATCH}, {args.rounds} rounds\n\n{report(rates)}")
+    folder = repository / "fan_embedder" / "1"
+    ways: dict[str, Way] = {"PyTorch eager, FP32": eager()}
+    try:
+        with ExitStack() as stack:
+            for precision, platform_name, filename in (
+                ("FP32", "cpu_fp32", "model.onnx"),
+                ("INT8", "cpu", "model_int8.onnx"),
+            ):
+                served = read_platform(repository, platform_name)
+                if served.missing:
+                    raise ServingError(f"{served.missing[0]} is not there; `make export` writes it")
+                server = stack.enter_context(EmbeddedServer(served))
+                client = stack.enter_context(TritonClient(server.grpc_url))
+                ways[f"ONNX Runtime, in process, {precision}"] = in_process(folder / filename)
+                ways[f"Triton over gRPC, platform {platform_name}"] = client.embed
+            rates = measure(ways, frames, args.rounds)
+    except (ServingError, FerError) as error:
+        print(f"throughput: {error}", file=sys.stderr)
+        return 1
+    print(f"{provenance(*PACKAGES)}; batches of {BATCH}, {args.rounds} rounds\n\n{report(rates)}")
     return 0
 
 

@@ -1,8 +1,10 @@
 """From a checkpoint to what Triton serves.
 
-    checkpoint -> torch module -> fp32 ONNX -> model_repository/<model>/1/
-    checkpoint.py  fan.py         to_onnx.py   repository.py
+    checkpoint -> torch module -> fp32 ONNX -----------------------> model_repository/<model>/1/
+    checkpoint.py  fan.py         to_onnx.py -> int8 ONNX (CPU) ---> repository.py
+                               -> fp16 ONNX  -> int8 ONNX (signed)
+                                  to_onnx.py    to_int8.py --------> plans, on a GPU: to_plan.py
 
-Each arrow is one function and is checked against the one before it (tests/test_parity.py).
-`python -m export` walks all of them.
+Each arrow is one function and is checked against the one before it (parity.py, tests/).
+`python -m export` walks all but the plans; INT8 needs ranges, which `calibrate.py` measures once.
 """

@@ -90,9 +90,12 @@ def export(
         install_model(build / "fp32" / "fan_attention.onnx", repository),
         *install_labels(checkpoint.labels, repository),
     ]
-    int8 = repository / "fan_embedder" / "1" / INT8_FILENAME
-    for stale in (graphs["int8"], graphs["int8_cpu"], int8):
-        stale.unlink(missing_ok=True)
+    folder = repository / "fan_embedder" / "1"
+    stale = [graphs["int8"], graphs["int8_cpu"], folder / INT8_FILENAME]
+    if not calibration:
+        stale += folder.glob("model_int8.plan*")
+    for path in stale:
+        path.unlink(missing_ok=True)
     if calibration:
         to_int8(graphs["fp16"], calibration.ranges, graphs["int8"])
         to_int8_cpu(graphs["fp32"], calibration.ranges, graphs["int8_cpu"])

@@ -24,12 +24,19 @@ import onnxruntime
 from onnx import helper
 from tqdm import tqdm
 
-from export.checkpoint import Checkpoint, add_arguments, build_embedder, read_from_arguments
+from export.checkpoint import (
+    ATTENTION_KEYS,
+    Checkpoint,
+    add_arguments,
+    build_embedder,
+    read_from_arguments,
+)
 from export.errors import ExportError
 from export.faces import read_faces
 from export.profiles import ROOT
 from export.to_int8 import quantisable_tensors
 from export.to_onnx import embedder_to_onnx
+from export.to_plan import write_whole
 
 NUM_FACES = 512
 BATCH = 8
@@ -58,7 +65,7 @@ class Calibration:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Name what the embedder computes by a hash: its weights, and what it does to pixels."""
     digest = hashlib.sha256(repr(checkpoint.preprocessing).encode())
-    for name in sorted(checkpoint.state):
+    for name in sorted(n for n in checkpoint.state if not n.startswith(ATTENTION_KEYS)):
         digest.update(name.encode())
         digest.update(checkpoint.state[name].numpy().tobytes())
     return digest.hexdigest()
@@ -66,7 +73,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 def ranges_path(checkpoint: Path) -> Path:
     """Where a checkpoint's ranges lie: weights/fan.safetensors -> weights/fan.ranges.json."""
-    return checkpoint.with_name(f"{checkpoint.name.split('.')[0]}.ranges.json")
+    name = checkpoint.name
+    for suffix in (".safetensors", ".tar", ".pth", ".pt"):
+        name = name.removesuffix(suffix)
+    return checkpoint.with_name(f"{name}.ranges.json")
 
 
 def read_calibration(path: Path, checkpoint: Checkpoint) -> Calibration:
@@ -111,7 +121,7 @@ def calibrate(
         least[i] = min(least[i], values.min())
         greatest[i] = max(greatest[i], values.max())
     if percentile < 100:
-        limits = np.maximum(-least, greatest)
+        limits = np.maximum(np.maximum(-least, greatest), np.finfo(np.float32).tiny)
         bins = np.zeros((len(names), NUM_BINS), np.int64)
         for i, values in activations(session, names, images, "histograms"):
             places = (np.abs(values) * ((NUM_BINS - 1) / limits[i])).astype(np.int64)
@@ -182,12 +192,13 @@ def main(argv: list[str] | None = None) -> int:
         faces = read_faces(args.faces, checkpoint.labels, args.num_faces)
         words = args.note or args.faces.name
         calibration = calibrate(checkpoint, faces.images, words, args.percentile)
+        target = ranges_path(args.checkpoint)
+        write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
     except ExportError as error:
         print(f"export.calibrate: {error}", file=sys.stderr)
         return 1
-    target = ranges_path(args.checkpoint)
-    target.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
     print(target)
+    print("`make export` with the same CHECKPOINT builds INT8 from it")
     return 0
 
 

@@ -69,13 +69,15 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         with np.load(path) as archive:
             images = archive["images"]
             labels = archive["labels"].astype(int) if "labels" in archive else None
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ExportError(f"{path}: no array `images` can be read ({error})") from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         raise ExportError(
             f"{path}: `images` is {images.dtype} {images.shape}; expected uint8 (N, H, W) or "
             "(N, H, W, 3)"
         )
+    if labels is not None and labels.shape != (len(images),):
+        raise ExportError(f"{path}: {labels.shape} labels for {len(images)} images")
     return images, labels
 
 
@@ -83,8 +85,14 @@ def list_pictures(folder: Path, label_names: Sequence[str]) -> tuple[list[Path],
     """List a folder's pictures, with their labels if its folders are named for those."""
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     names = [path.parent.name for path in pictures]
-    if not set(names) <= set(label_names):
+    known = set(names) & set(label_names)
+    if not known:
         return pictures, None
+    if strangers := set(names) - known:
+        raise ExportError(
+            f"{folder}: folders {', '.join(sorted(strangers))} are named for no label of the "
+            f"checkpoint ({', '.join(label_names)})"
+        )
     return pictures, np.array([label_names.index(name) for name in names], dtype=int)
 
 

@@ -11,14 +11,10 @@ hundred small ones that scikit-image carries are used. Writes Markdown with its 
 """
 
 import argparse
-import platform
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +23,7 @@ import torch
 from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.common import BytesFromPath
 from polygraphy.backend.onnxrt import OnnxrtRunner
+from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 from skimage.data import lfw_subset
 from tqdm import tqdm
@@ -42,9 +39,11 @@ from export.errors import ExportError
 from export.faces import Faces, read_faces, to_face
 from export.fan import FrameAttention, FrameEmbedder
 from export.profiles import PLANS, ROOT
-from export.to_plan import find_gpu, find_tensorrt, intended, is_current
+from export.provenance import provenance
+from export.to_plan import find_gpu, find_tensorrt, intended, is_current, read_graph
 
 BATCH = 16
+PACKAGES = ("torch", "onnx", "onnxruntime", "polygraphy")
 NUM_LFW_FACES = 100  # the first half of scikit-image's lfw_subset; the rest are no faces
 
 Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # frames -> features, logits
@@ -56,12 +55,12 @@ class Rung:
 
     Args:
         name: as the report calls it.
-        file: the embedder's, whose size is told.
+        file: the embedder's, whose size is told; None for the module in memory.
         answer: frames (N, 224, 224, 3) uint8 -> features (N, 512), logits (N, C) of each alone.
     """
 
     name: str
-    file: Path
+    file: Path | None
     answer: Answer
 
 
@@ -75,10 +74,10 @@ class Row:
     divergence: float  # mean KL of probabilities, nats
     agreement: float  # of the top class
     accuracy: float | None
-    megabytes: float
+    megabytes: float | None
 
 
-def torch_rung(checkpoint: Checkpoint, file: Path) -> Rung:
+def torch_rung(checkpoint: Checkpoint) -> Rung:
     """The checkpoint itself."""
     embedder, attention = build_embedder(checkpoint), build_attention(checkpoint)
 
@@ -86,7 +85,7 @@ def torch_rung(checkpoint: Checkpoint, file: Path) -> Rung:
         features, logits = run_torch(embedder, attention, torch.from_numpy(frames))
         return features.numpy(), logits.numpy()
 
-    return Rung("torch FP32", file, answer)
+    return Rung("torch FP32", None, answer)
 
 
 @torch.inference_mode()
@@ -136,9 +135,9 @@ def plan_runner(path: Path) -> BaseRunner:
     return TrtRunner(EngineFromBytes(BytesFromPath(str(path))))
 
 
-def open_rungs(checkpoint: Checkpoint, weights: Path, build: Path, stack: ExitStack) -> list[Rung]:
+def open_rungs(checkpoint: Checkpoint, build: Path, stack: ExitStack) -> list[Rung]:
     """Open every rung that this machine can run."""
-    rungs = [torch_rung(checkpoint, weights)]
+    rungs = [torch_rung(checkpoint)]
     for name, embedder, attention in (
         ("ONNX FP32", "fp32", "fp32"),
         ("ONNX FP16", "fp16", "fp16"),
@@ -146,22 +145,31 @@ def open_rungs(checkpoint: Checkpoint, weights: Path, build: Path, stack: ExitSt
         ("ONNX INT8, CPU graph", "int8_cpu", "fp32"),
     ):
         file = build / embedder / "fan_embedder.onnx"
+        if embedder.startswith("int8") and not file.is_file():
+            print(f"parity: left out: {name}: {file} is not there", file=sys.stderr)
+            continue
         runner = onnx_runner(file, as_written=embedder == "int8")
         pooling = onnx_runner(build / attention / "fan_attention.onnx")
         rungs.append(stack.enter_context(runner_rung(name, file, runner, pooling)))
-    return rungs + open_plans(stack)
+    return rungs
 
 
 def open_plans(stack: ExitStack) -> list[Rung]:
-    """Open the plans, where there is a GPU and they are current."""
+    """Open the project's plans, where there is a GPU and they are current; say what is left out."""
     try:
         trt, gpu = find_tensorrt(), find_gpu()
-        current = [
-            plan for plan in PLANS if is_current(ROOT / plan.path, intended(trt, gpu, plan, ROOT))
-        ]
     except ExportError as error:
         print(f"parity: no plans: {error}", file=sys.stderr)
         return []
+    current = []
+    for plan in PLANS:
+        try:
+            wanted = intended(trt, gpu, plan, read_graph(plan, ROOT))
+            if not is_current(ROOT / plan.path, wanted):
+                raise ExportError(f"not of TensorRT {trt.__version__} on {gpu.name}, or outdated")
+            current.append(plan)
+        except ExportError as error:
+            print(f"parity: left out: {plan.path}: {error}", file=sys.stderr)
     pooling = [plan for plan in current if plan.model == "fan_attention"]
     return [
         stack.enter_context(
@@ -203,7 +211,7 @@ def compare(rungs: list[Rung], faces: Faces) -> list[Row]:
                 float((np.exp(expected) * (expected - found)).sum(axis=1).mean()),
                 float((top == first[1].argmax(axis=1)).mean()),
                 None if faces.labels is None else float((top == faces.labels).mean()),
-                rung.file.stat().st_size / 1e6,
+                rung.file.stat().st_size / 1e6 if rung.file else None,
             )
         )
     return rows
@@ -225,7 +233,8 @@ def report(rows: list[Row], faces: Faces, source: str, command: str) -> str:
     lines = [
         "# Precision",
         "",
-        f"Written by `{command}`; do not edit. {provenance()}",
+        f"Written by `{command}`; do not edit.",
+        f"Measured {provenance(*PACKAGES)}.",
         "",
         f"Faces: {source}, {len(faces.images)} of them, each classified as a clip of one frame. "
         "Differences, KL and agreement are with torch FP32. ONNX files ran on ONNX Runtime, on the "
@@ -237,25 +246,13 @@ def report(rows: list[Row], faces: Faces, source: str, command: str) -> str:
     ]
     for row in rows:
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.2%}"
+        size = "-" if row.megabytes is None else f"{row.megabytes:.1f} MB"
         lines.append(
             f"| {row.name} | {row.feature_difference[0]:.2g}, {row.feature_difference[1]:.2g} "
             f"| {row.logit_difference[0]:.2g}, {row.logit_difference[1]:.2g} "
-            f"| {row.divergence:.2g} | {row.agreement:.2%} | {accuracy} | {row.megabytes:.1f} MB |"
+            f"| {row.divergence:.2g} | {row.agreement:.2%} | {accuracy} | {size} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def provenance() -> str:
-    """Say which code, versions and machine."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    packages = ", ".join(
-        f"{n} {version(n)}" for n in ("torch", "onnx", "onnxruntime", "polygraphy")
-    )
-    return (
-        f"{time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, {platform.machine()} CPU; "
-        f"{packages}."
-    )
 
 
 def read_data(path: Path | None, labels: tuple[str, ...]) -> tuple[Faces, str]:
@@ -302,8 +299,9 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint = read_from_arguments(args.checkpoint, args)
         faces, source = read_data(args.faces, checkpoint.labels)
         with ExitStack() as stack:
-            rows = compare(open_rungs(checkpoint, args.checkpoint, args.build, stack), faces)
-    except ExportError as error:
+            rungs = open_rungs(checkpoint, args.build, stack)
+            rows = compare(rungs + open_plans(stack), faces)
+    except (ExportError, OSError, PolygraphyException) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
     data = f" DATA={args.faces.name}" if args.faces else ""

@@ -1,4 +1,4 @@
-"""The last arrow: ONNX files -> model_repository/<model>/1/, where Triton reads them.
+"""The arrow without a GPU: ONNX files -> model_repository/<model>/1/, where Triton reads them.
 
     build/fp32/fan_embedder.onnx      ->  model_repository/fan_embedder/1/model.onnx
     build/int8_cpu/fan_embedder.onnx  ->  model_repository/fan_embedder/1/model_int8.onnx

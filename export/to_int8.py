@@ -99,9 +99,10 @@ def skip_branch(model: ModelProto, add: NodeProto) -> int:
 
 def quantise_tensor(model: ModelProto, name: str, span: tuple[float, float]) -> list[NodeProto]:
     """Put Q and DQ behind a tensor, symmetric about 0."""
-    scale = max(abs(span[0]), abs(span[1])) / INT8_MAX
+    scale = np.array(max(abs(span[0]), abs(span[1])) / INT8_MAX, float_type(model))
+    scale = np.maximum(scale, np.finfo(scale.dtype).smallest_subnormal)  # TensorRT refuses 0
     quantiser = [f"{name}_scale", f"{name}_zero_point"]
-    add_initializer(model, quantiser[0], np.array(scale, float_type(model)))
+    add_initializer(model, quantiser[0], np.asarray(scale))
     add_initializer(model, quantiser[1], np.array(0, np.int8))
     return [
         helper.make_node("QuantizeLinear", [name, *quantiser], [f"{name}_q"], name=f"{name}_Q"),

@@ -1,4 +1,4 @@
-"""The last arrow on a GPU: an ONNX file -> a TensorRT plan, and the manifest beside it.
+"""The arrow walked on a GPU: an ONNX file -> a TensorRT plan, and the manifest beside it.
 
     python -m export.to_plan
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,14 @@ def find_tensorrt() -> Any:
     Raises:
         ExportError: where it is missing or too old.
     """
+    # The same order as nvidia-smi's, so that the first GPU there is the first one here.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     try:
         trt = importlib.import_module("tensorrt")
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise ExportError(
-            f"TensorRT is not installed ({error}): `.venv/bin/pip install '.[gpu]'`, or build in "
-            "a container: `make engines IMAGE=nvcr.io/nvidia/tensorrt:26.11-py3`"
+            f"TensorRT is not installed ({error}): `.venv/bin/pip install -e '.[gpu]'`, or build "
+            "in a container: `make engines IMAGE=nvcr.io/nvidia/tensorrt`"
         ) from error
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < OLDEST_TENSORRT:
@@ -135,12 +137,12 @@ def make_log(trt: Any) -> Any:
     return Log()
 
 
-def build_plan(trt: Any, graph: Path, profile: Profile, cache: bytes = b"") -> tuple[bytes, bytes]:
+def build_plan(trt: Any, graph: bytes, profile: Profile, cache: bytes = b"") -> tuple[bytes, bytes]:
     """Build one plan.
 
     Args:
         trt: the module tensorrt, or tensorrt_rtx.
-        graph: the ONNX file.
+        graph: the ONNX file's content.
         cache: timings of earlier builds with this TensorRT on this GPU.
 
     Returns:
@@ -150,40 +152,57 @@ def build_plan(trt: Any, graph: Path, profile: Profile, cache: bytes = b"") -> t
         ExportError: with the first thing that TensorRT said.
     """
     log = make_log(trt)
-    builder = trt.Builder(log)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # its way of saying that CUDA does not start
+        raise ExportError(f"TensorRT {trt.__version__} does not start: {first(log)}") from error
     # Version 10 builds weakly typed networks without this flag; version 11 ignores it.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
+    if not parser.parse(graph):
         words = " ".join(parser.get_error(0).desc().split())
-        raise ExportError(f"TensorRT {trt.__version__} does not take {graph}: {words}")
+        raise ExportError(f"TensorRT {trt.__version__} does not take the graph: {words}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     timings = config.create_timing_cache(cache)
-    config.set_timing_cache(timings, ignore_mismatch=False)
+    if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
+        timings = config.create_timing_cache(b"")  # another driver's, say
+        config.set_timing_cache(timings, ignore_mismatch=False)
     shapes = builder.create_optimization_profile()
     shapes.set_shape(profile.tensor, *profile.shapes)
     config.add_optimization_profile(shapes)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        words = log.errors[0] if log.errors else "it does not say why"
-        raise ExportError(f"TensorRT {trt.__version__} cannot build {graph}: {words}")
-    return bytes(plan), bytes(config.get_timing_cache().serialize())
+        raise ExportError(f"TensorRT {trt.__version__} cannot build the graph: {first(log)}")
+    return bytes(plan), bytes(timings.serialize())
 
 
-def intended(trt: Any, gpu: Gpu, plan: Plan, root: Path) -> Manifest:
+def first(log: Any) -> str:
+    """The first error of make_log's logger: the cause of the others."""
+    return log.errors[0] if log.errors else "it does not say why"
+
+
+def read_graph(plan: Plan, root: Path) -> bytes:
+    """Read the ONNX file that a plan is built from."""
+    try:
+        return (root / plan.graph).read_bytes()
+    except FileNotFoundError as error:
+        hint = "`make export` writes it"
+        if plan.precision == "int8":
+            hint = "`make calibrate DATA=...` and then `make export` write it"
+        raise ExportError(f"{plan.graph} is not there; {hint}") from error
+
+
+def intended(trt: Any, gpu: Gpu, plan: Plan, graph: bytes) -> Manifest:
     """Write the manifest that a plan built now would have, but for the plan's own lines."""
-    graph = root / plan.graph
-    if not graph.is_file():
-        raise ExportError(f"{plan.graph} is not there; `make export` writes it")
     return Manifest(
         tensorrt=trt.__version__,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
         precision=plan.precision,
         onnx=str(plan.graph),
-        onnx_sha256=sha256(graph),
+        onnx_sha256=hashlib.sha256(graph).hexdigest(),
         profile={plan.profile.tensor: [list(shape) for shape in plan.profile.shapes]},
     )
 
@@ -212,7 +231,8 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -241,19 +261,22 @@ def make_plan(trt: Any, gpu: Gpu, plan: Plan, root: Path) -> bool:
         Whether it was built.
     """
     target = root / plan.path
-    wanted = intended(trt, gpu, plan, root)
+    graph = read_graph(plan, root)
+    wanted = intended(trt, gpu, plan, graph)
     if is_current(target, wanted):
         return False
-    # A plan without its manifest is not served: no moment has the one with another's other.
-    manifest_path(target).unlink(missing_ok=True)
     cache = timing_cache(trt, gpu, root)
     known = cache.read_bytes() if cache.is_file() else b""
     start = time.perf_counter()
-    content, timings = build_plan(trt, root / plan.graph, plan.profile, known)
+    try:
+        content, timings = build_plan(trt, graph, plan.profile, known)
+    except ExportError as error:
+        raise ExportError(f"{plan.graph}: {error}") from error
     own = {
         "plan_sha256": hashlib.sha256(content).hexdigest(),
         "build_seconds": round(time.perf_counter() - start, 1),
     }
+    # Each file is whole, and a plan beside another's manifest is refused by its hash.
     write_whole(target, content)
     write_whole(cache, timings)
     manifest = json.dumps({**asdict(wanted), **own}, indent=2) + "\n"
@@ -266,6 +289,10 @@ def make_plans(trt: Any, gpu: Gpu, root: Path) -> None:
     with only_builder(root / "build"):
         for number, plan in enumerate(PLANS, 1):
             print(f"[{number}/{len(PLANS)}] {plan.path} ({plan.precision}) ...", flush=True)
+            if plan.precision == "int8" and not (root / plan.graph).is_file():
+                # Weights without ranges have no INT8, and are served in FP16 all the same.
+                print(f"        left out: {plan.graph} is not there (`make calibrate DATA=...`)")
+                continue
             start = time.perf_counter()
             built = make_plan(trt, gpu, plan, root)
             seconds = time.perf_counter() - start
@@ -281,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         gpu = find_gpu()
         make_plans(find_tensorrt(), gpu, ROOT)
-    except ExportError as error:
+    except (ExportError, OSError) as error:
         print(f"engines: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

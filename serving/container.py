@@ -44,7 +44,7 @@ def docker_command(platform: Platform, ports: Ports, release: str, secret: str) 
         secret: what the restricted APIs ask for, in the header `admin`.
     """
     return [
-        *("docker", "run", "--rm", "--init", "--gpus", "all", "--shm-size=1g"),
+        *("docker", "run", "--rm", "--init", "--gpus", "device=0", "--shm-size=1g"),
         # The host's network, so that loopback is the host's and no proxy is in the way.
         *("--network", "host"),
         *("--user", "triton-server", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
@@ -101,7 +101,7 @@ def run_container(platform: Platform, ports: Ports, release: str) -> int:
         )
     host = find_host(image(release))
     for plan in platform.artefacts:
-        check_plan(plan, host, platform.repository.parent)
+        check_plan(plan, host, platform.repository.parent, release)
     ports.check_free()
     secret = os.environ.get("TRITON_ADMIN_SECRET") or secrets.token_urlsafe(24)
     command = docker_command(platform, ports, release, secret)

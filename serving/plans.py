@@ -16,6 +16,7 @@ from typing import Any
 from serving import ServingError
 
 REBUILD = "rebuild it with `make engines`"
+KEYS = ("tensorrt", "gpu", "compute_capability", "precision", "onnx", "onnx_sha256", "plan_sha256")
 # Asks the container's library itself: which release carries which TensorRT is nowhere promised.
 ASK_TENSORRT = """
 import ctypes
@@ -45,53 +46,54 @@ class Host:
 
 
 def find_host(image: str) -> Host:
-    """Ask the container for its TensorRT and nvidia-smi for the GPU."""
+    """Ask the container for its TensorRT, and nvidia-smi for the first GPU, which it will get."""
     ask = ["docker", "run", "--rm", "--entrypoint", "python3", image, "-c", ASK_TENSORRT]
     query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    try:
-        tensorrt = read_line(ask)
-        gpu, capability = read_line(query).rsplit(",", 1)
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError) as error:
+    said = read_lines(ask)  # the first time, docker shows here how far its download is
+    if not said:
         raise ServingError(
-            f"which TensorRT {image} has, or which GPU this is, cannot be found out ({error}); "
-            f"does `docker run --rm {image} true` work?"
-        ) from error
-    return Host(tensorrt, gpu.strip(), capability.strip())
+            f"{image} does not tell its TensorRT; does `docker run --rm {image} true` work?"
+        )
+    gpu, _, capability = next(iter(read_lines(query)), "").rpartition(",")
+    if not gpu:
+        raise ServingError("`nvidia-smi --query-gpu=name,compute_cap` names no GPU")
+    return Host(said[-1], gpu.strip(), capability.strip())
 
 
-def read_line(command: list[str]) -> str:
-    """Run a command and take the last line it prints; containers greet before they answer."""
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[-1]
+def read_lines(command: list[str]) -> list[str]:
+    """Run a command and take what it prints, or nothing; its errors go to the terminal."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-def check_plan(plan: Path, host: Host, root: Path) -> None:
+def check_plan(plan: Path, host: Host, root: Path, release: str) -> None:
     """Refuse a plan that its manifest says does not fit.
 
     Args:
         root: the project, to which the manifest's `onnx` is relative.
+        release: of the container that is to load it.
 
     Raises:
         ServingError: saying what does not fit, and how to mend it.
     """
     manifest = read_manifest(plan)
-    if sha256(plan) != manifest.get("plan_sha256"):
+    if sha256(plan) != manifest["plan_sha256"]:
         raise ServingError(f"{plan} is not what its manifest describes (cut off?); {REBUILD}")
-    version = ".".join(str(manifest.get("tensorrt")).split(".")[:3])
+    version = ".".join(str(manifest["tensorrt"]).split(".")[:3])
     if version != host.tensorrt:
         raise ServingError(
             f"{plan} was built with TensorRT {version}, and the server has {host.tensorrt}; "
-            f"{REBUILD} IMAGE=<the nvcr.io/nvidia/tensorrt of the server's release>"
+            f"rebuild it with `make engines IMAGE=nvcr.io/nvidia/tensorrt TRITON_RELEASE={release}`"
         )
-    built_for = (manifest.get("gpu"), manifest.get("compute_capability"))
+    built_for = (manifest["gpu"], manifest["compute_capability"])
     if built_for != (host.gpu, host.compute_capability):
         raise ServingError(
             f"{plan} was built for {built_for[0]} (compute capability {built_for[1]}), and this is "
             f"{host.gpu} ({host.compute_capability}); {REBUILD} here"
         )
-    graph = root / str(manifest.get("onnx"))
+    graph = root / str(manifest["onnx"])
     # A machine that only serves has no graphs, and then nothing newer than the plan either.
-    if graph.is_file() and sha256(graph) != manifest.get("onnx_sha256"):
+    if graph.is_file() and sha256(graph) != manifest["onnx_sha256"]:
         raise ServingError(f"{graph} has changed since {plan} was built from it; {REBUILD}")
 
 
@@ -104,8 +106,8 @@ def read_manifest(plan: Path) -> dict[str, Any]:
         raise ServingError(
             f"{plan} has no manifest that can be read ({path}); {REBUILD}"
         ) from error
-    if not isinstance(manifest, dict):
-        raise ServingError(f"{path} is not a manifest; {REBUILD}")
+    if not isinstance(manifest, dict) or not all(manifest.get(key) for key in KEYS):
+        raise ServingError(f"{path} is not a manifest, or lacks a part of it; {REBUILD}")
     return manifest
 
 

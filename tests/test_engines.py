@@ -5,6 +5,7 @@ TensorRT-RTX stands for TensorRT: the same parser, builder and API, on a machine
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -64,13 +65,14 @@ def save_graph(path, nodes, initializers=(), dtype=TensorProto.FLOAT):
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.model}-{plan.precision}")
 def test_every_graph_of_a_plan_compiles_for_its_profile(plan, repository, build):
-    assert check_graph(build / plan.precision / f"{plan.model}.onnx", plan.profile)
+    graph = build / plan.precision / f"{plan.model}.onnx"
+    assert check_graph(graph.read_bytes(), plan.profile)
 
 
 @pytest.mark.parametrize("model", ["fan_embedder", "fan_attention"])
 def test_fp32_graphs_compile_too(model, repository):
     profile = {"fan_embedder": FRAMES, "fan_attention": FEATURES}[model]
-    assert check_graph(repository / model / "1" / "model.onnx", profile)
+    assert check_graph((repository / model / "1" / "model.onnx").read_bytes(), profile)
 
 
 def test_check_fails_on_bytes_that_move_before_the_cast(tmp_path):
@@ -80,7 +82,7 @@ def test_check_fails_on_bytes_that_move_before_the_cast(tmp_path):
     ]
     graph = save_graph(tmp_path / "bytes.onnx", nodes, dtype=TensorProto.UINT8)
     with pytest.raises(ExportError, match="must have type Float"):
-        check_graph(graph, SMALL)
+        check_graph(graph.read_bytes(), SMALL)
 
 
 def quantised(tmp_path, zero_point):
@@ -104,11 +106,11 @@ def quantised(tmp_path, zero_point):
 )
 def test_check_fails_on_a_zero_point_that_is_not_int8_zero(tmp_path, zero_point):
     with pytest.raises(ExportError, match="expected int8 zeros"):
-        check_graph(quantised(tmp_path, zero_point), SMALL)
+        check_graph(quantised(tmp_path, zero_point).read_bytes(), SMALL)
 
 
 def test_check_passes_an_int8_zero_point_of_zero(tmp_path):
-    assert check_graph(quantised(tmp_path, np.array(0, np.int8)), SMALL)
+    assert check_graph(quantised(tmp_path, np.array(0, np.int8)).read_bytes(), SMALL)
 
 
 def test_check_fails_on_a_bias_behind_a_dequantiser(tmp_path):
@@ -124,7 +126,12 @@ def test_check_fails_on_a_bias_behind_a_dequantiser(tmp_path):
         helper.make_node("Conv", ["x", "weights", "b"], ["y"]),
     ]
     with pytest.raises(ExportError, match=r"Int32|int32"):
-        check_graph(save_graph(tmp_path / "bias.onnx", nodes, constants), SMALL)
+        check_graph(save_graph(tmp_path / "bias.onnx", nodes, constants).read_bytes(), SMALL)
+
+
+def test_check_fails_on_what_is_no_graph():
+    with pytest.raises(ExportError, match="not an ONNX file"):
+        check_graph(b"no graph", SMALL)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.model}-{plan.precision}")
@@ -145,7 +152,8 @@ def test_plan_is_the_one_that_a_config_loads(plan):
 
 def test_warm_up_stays_within_the_profiles():
     for plan in PLANS:
-        for sample in read_config(ROOT / "model_repository" / plan.model, "default").model_warmup:
+        platform = {"fp16": "default", "int8": "int8"}[plan.precision]
+        for sample in read_config(ROOT / "model_repository" / plan.model, platform).model_warmup:
             (tensor,) = sample.inputs.values()
             frames = sample.batch_size if plan.profile is FRAMES else tensor.dims[0]
             assert plan.profile.low <= frames <= plan.profile.high
@@ -221,12 +229,72 @@ def test_full_disk_leaves_no_half_plan(project, monkeypatch):
     assert not list((project / "model_repository").rglob("*.*"))
 
 
-def test_failed_rebuild_leaves_no_manifest_that_would_vouch_for_the_old_plan(project):
+def test_failed_rebuild_leaves_the_old_plan_with_the_manifest_that_tells_its_age(project):
     make_plans(tensorrt_rtx, GPU, project)
+    before = to_plan.sha256(project / PLANS[0].graph)
     (project / PLANS[0].graph).write_bytes(b"no graph")
-    with pytest.raises(ExportError, match="does not take"):
+    with pytest.raises(ExportError, match=r"build/fp16/fan_embedder.onnx: .* does not take"):
         make_plans(tensorrt_rtx, GPU, project)
-    assert not manifest_path(project / PLANS[0].path).exists()
+    manifest = json.loads(manifest_path(project / PLANS[0].path).read_text())
+    assert manifest["onnx_sha256"] == before
+
+
+def test_weights_without_ranges_get_their_fp16_plans(project, capsys):
+    (project / PLANS[1].graph).unlink()
+    make_plans(tensorrt_rtx, GPU, project)
+    there = [(project / plan.path).is_file() for plan in PLANS]
+    assert there == [True, False, True]
+    assert "left out: build/int8/fan_embedder.onnx is not there" in capsys.readouterr().out
+
+
+def test_cuda_that_does_not_start_is_told_in_words(project):
+    class Builder:
+        def __init__(self, log):
+            log.log(tensorrt_rtx.ILogger.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    broken = SimpleNamespace(**{**vars(tensorrt_rtx), "Builder": Builder})
+    with pytest.raises(ExportError, match="does not start: CUDA initialization failure"):
+        make_plans(broken, GPU, project)
+
+
+def test_timings_that_tensorrt_refuses_are_begun_anew(project, monkeypatch):
+    refused = []
+
+    class Config:
+        """A builder's configuration that takes no timings but new ones."""
+
+        def __init__(self, config):
+            object.__setattr__(self, "real", config)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def __setattr__(self, name, value):
+            setattr(self.real, name, value)
+
+        def create_timing_cache(self, content):
+            object.__setattr__(self, "content", content)
+            return self.real.create_timing_cache(b"")
+
+        def set_timing_cache(self, timings, ignore_mismatch):
+            refused.append(bool(self.content))
+            return not self.content
+
+    class Builder(tensorrt_rtx.Builder):
+        def create_builder_config(self):
+            return Config(super().create_builder_config())
+
+        def build_serialized_network(self, network, config):
+            return super().build_serialized_network(network, config.real)
+
+    picky = SimpleNamespace(**{**vars(tensorrt_rtx), "Builder": Builder})
+    cache = to_plan.timing_cache(picky, GPU, project)
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(b"of another driver")
+    make_plans(picky, GPU, project)
+    assert refused[:2] == [True, False]
+    assert all((project / plan.path).is_file() for plan in PLANS)
 
 
 def test_second_build_waits_for_the_first_and_says_so(project, capfd):
@@ -264,11 +332,42 @@ def test_machine_without_tensorrt_is_told_so_in_one_sentence(tmp_path):
     nvidia_smi = tmp_path / "nvidia-smi"
     nvidia_smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 9.0'\n")
     nvidia_smi.chmod(0o755)
-    done = run_make(PATH=f"{tmp_path}:/bin:/usr/bin")
+    # Where TensorRT is installed, it must not be found: this would build real plans.
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('hidden')")
+    done = run_make(PATH=f"{tmp_path}:/bin:/usr/bin", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "TensorRT is not installed" in done.stderr
     assert "make engines IMAGE=nvcr.io/nvidia/tensorrt" in done.stderr
+
+
+@pytest.mark.parametrize("image", ["", "IMAGE=nvcr.io/nvidia/tensorrt"])
+def test_make_engines_fails_in_one_sentence_where_nothing_can_be_built(tmp_path, image):
+    for name in ("nvidia-smi", "docker"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["make", "-s", "engines", *image.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    sentence, made = done.stderr.splitlines()
+    assert done.returncode != 0
+    assert sentence.startswith("engines: ")
+    assert made.startswith("make: ***")
+
+
+def test_container_is_that_of_the_servers_release():
+    commands = [
+        subprocess.run(
+            ["make", "-n", "engines", f"IMAGE={image}", "TRITON_RELEASE=26.09"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for image in ("nvcr.io/nvidia/tensorrt", "host:5000/tensorrt", "mine:latest")
+    ]
+    assert "nvcr.io/nvidia/tensorrt:26.09-py3 python3 -m export.to_plan" in commands[0]
+    assert "host:5000/tensorrt:26.09-py3 python3 -m" in commands[1]
+    assert "mine:latest python3 -m" in commands[2]
 
 
 def test_old_tensorrt_is_refused(monkeypatch):

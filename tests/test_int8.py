@@ -5,10 +5,11 @@ import json
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, random_checkpoint
+from conftest import ROOT, copy_repository, random_checkpoint
 from onnx import numpy_helper
 from PIL import Image
 
+from export.__main__ import export
 from export.calibrate import fingerprint, main, ranges_path, read_calibration
 from export.checkpoint import write_checkpoint
 from export.errors import ExportError
@@ -144,6 +145,29 @@ def test_cpu_graph_has_unsigned_activations_and_signed_weights(int8_cpu):
         assert len(int8_cpu.constants[weights.input[1]]) > 1  # a scale for each channel
 
 
+def test_tensor_that_is_always_zero_gets_a_scale_above_zero(repository, build, tmp_path, shipped):
+    calibration = read_calibration(ranges_path(ROOT / "weights" / "fan.safetensors"), shipped)
+    ranges = {**calibration.ranges, "relu_3": (0.0, 0.0)}
+    to_int8(build / "fp16" / "fan_embedder.onnx", ranges, tmp_path / "zero.onnx")
+    test_every_scale_is_above_zero(Graph(tmp_path / "zero.onnx"))
+
+
+def test_export_without_ranges_leaves_no_int8_of_other_weights(tmp_path):
+    repository = copy_repository(tmp_path / "model_repository")
+    stale = repository / "fan_embedder" / "1"
+    stale.mkdir(exist_ok=True)
+    names = ("model_int8.onnx", "model_int8.plan", "model_int8.plan.json")
+    for name in names:
+        (stale / name).write_text("of other weights")
+    export(random_checkpoint(), None, repository, tmp_path / "build")
+    assert sorted(path.name for path in stale.iterdir()) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("name", ["fan.v2.safetensors", "fan.v2.pth.tar"])
+def test_ranges_of_two_checkpoints_do_not_share_a_file(name):
+    assert ranges_path(ROOT / name).name == "fan.v2.ranges.json"
+
+
 def test_missing_range_is_told_by_name(repository, build, tmp_path):
     with pytest.raises(ExportError, match=r"no range for \d+ tensors .*make calibrate"):
         to_int8(build / "fp16" / "fan_embedder.onnx", {"permute": (0, 1)}, tmp_path / "x.onnx")
@@ -199,11 +223,35 @@ def test_faces_come_from_folders_named_for_their_labels(tmp_path):
     assert faces.images[0].mean() > faces.images[1].mean()
 
 
-@pytest.mark.parametrize("name", ["none.npz", "text.npz", "no_images.npz", "float.npz", "empty"])
+def test_folder_of_an_unknown_label_is_told_by_name(tmp_path):
+    for label in ("happy", "Sad"):
+        (tmp_path / label).mkdir()
+        Image.new("L", (48, 48)).save(tmp_path / label / "a.png")
+    with pytest.raises(ExportError, match="folders Sad are named for no label"):
+        read_faces(tmp_path, ("happy", "sad"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "none.npz",
+        "text.npz",
+        "no_images.npz",
+        "float.npz",
+        "void.npz",
+        "few.npz",
+        "five.npz",
+        "empty",
+    ],
+)
 def test_faces_that_cannot_be_read_are_told_in_words(tmp_path, name):
     (tmp_path / "text.npz").write_text("no arrays")
     np.savez(tmp_path / "no_images.npz", pictures=np.zeros(3))
     np.savez(tmp_path / "float.npz", images=np.zeros((2, 48, 48)))
+    (tmp_path / "void.npz").write_bytes(b"")
+    images = np.zeros((2, 48, 48), np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.zeros(1, int))
+    np.savez(tmp_path / "five.npz", images=np.zeros((2, 48, 48, 5), np.uint8))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match=name):
         read_faces(tmp_path / name, ("happy",))

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, copy_repository, faces, random_checkpoint
+from conftest import copy_repository, faces, random_checkpoint
 
 from export import parity
 from export.__main__ import export
@@ -103,10 +103,9 @@ def test_pooled_frame_logits_are_the_papers_formula():
 
 
 def test_every_precision_agrees_with_the_checkpoint_on_real_faces(shipped, repository, build):
-    weights = ROOT / "weights" / "fan.safetensors"
     faces, _ = parity.read_data(None, shipped.labels)
     with ExitStack() as stack:
-        rungs = parity.open_rungs(shipped, weights, build, stack)
+        rungs = parity.open_rungs(shipped, build, stack)
         rows = {row.name: row for row in parity.compare(rungs, faces)}
     # 100 faces of 25 pixels: one that changes its mind is a percent. The bounds on thousands are
     # in docs/precision.md; here a broken graph shows (a scale lost in FP16 left 76 %).
@@ -129,8 +128,9 @@ def test_parity_report_tells_its_provenance_and_every_rung(capsys, build, reposi
     assert parity.main(arguments) == 0
     text = target.read_text()
     assert "commit" in text
+    assert "cores" in text
     assert "onnxruntime" in text
-    assert text.count("\n| ") == 1 + 5
+    assert text.count("\n| ") >= 1 + 5
     assert text.strip() in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ import tensorrt_rtx
 from conftest import ROOT
 
 from export.profiles import PLANS
-from export.to_plan import Gpu, make_plan, manifest_path
+from export.to_plan import Gpu, find_gpu, make_plan, manifest_path
 from serving import ServingError
 from serving.plans import Host, check_plan, find_host
 
@@ -27,13 +27,13 @@ def plan(tmp_path, repository, build):
 
 
 def test_plan_that_fits_is_let_through(plan, tmp_path):
-    check_plan(plan, HERE, tmp_path)
+    check_plan(plan, HERE, tmp_path, "26.11")
 
 
 def test_plan_without_its_graph_is_let_through(plan, tmp_path):
     # A machine that only serves has model_repository/ and no build/.
     (tmp_path / PLANS[2].graph).unlink()
-    check_plan(plan, HERE, tmp_path)
+    check_plan(plan, HERE, tmp_path, "26.11")
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_plan_without_its_graph_is_let_through(plan, tmp_path):
 )
 def test_plan_for_another_host_is_refused(plan, tmp_path, host, words):
     with pytest.raises(ServingError, match=words + r".*make engines"):
-        check_plan(plan, host, tmp_path)
+        check_plan(plan, host, tmp_path, "26.11")
 
 
 def test_plan_of_a_changed_graph_is_refused(plan, tmp_path):
     with (tmp_path / PLANS[2].graph).open("ab") as graph:
         graph.write(b" ")
     with pytest.raises(ServingError, match=r"fan_attention.onnx has changed since .*make engines"):
-        check_plan(plan, HERE, tmp_path)
+        check_plan(plan, HERE, tmp_path, "26.11")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_plan_of_a_changed_graph_is_refused(plan, tmp_path):
         (None, "no manifest that can be read"),
         ("{", "no manifest that can be read"),
         ("[]", "not a manifest"),
+        ('{"tensorrt": "1.7.1"}', "lacks a part of it"),
     ],
 )
 def test_plan_without_a_manifest_is_refused(plan, tmp_path, content, words):
@@ -73,20 +74,20 @@ def test_plan_without_a_manifest_is_refused(plan, tmp_path, content, words):
     else:
         manifest_path(plan).write_text(content)
     with pytest.raises(ServingError, match=words):
-        check_plan(plan, HERE, tmp_path)
+        check_plan(plan, HERE, tmp_path, "26.11")
 
 
 def test_cut_plan_is_refused(plan, tmp_path):
     plan.write_bytes(plan.read_bytes()[:-100])
     with pytest.raises(ServingError, match="is not what its manifest describes"):
-        check_plan(plan, HERE, tmp_path)
+        check_plan(plan, HERE, tmp_path, "26.11")
 
 
 def test_edited_manifest_is_refused(plan, tmp_path):
     content = json.loads(manifest_path(plan).read_text())
     manifest_path(plan).write_text(json.dumps({**content, "tensorrt": "12.0.0"}))
     with pytest.raises(ServingError, match=r"built with TensorRT 12\.0\.0"):
-        check_plan(plan, HERE, tmp_path)
+        check_plan(plan, HERE, tmp_path, "26.11")
 
 
 def put_on_path(folder, monkeypatch, **scripts):
@@ -104,10 +105,25 @@ def test_host_is_what_the_container_and_the_gpu_say(tmp_path, monkeypatch):
     assert find_host("image") == Host("11.4.0", "NVIDIA H200", "9.0")
 
 
-def test_container_that_cannot_be_asked_is_told_so(tmp_path, monkeypatch):
-    put_on_path(tmp_path, monkeypatch, docker="exit 125", nvidia_smi="echo 'NVIDIA H200, 9.0'")
+@pytest.mark.parametrize("docker", ["exit 125", "true"])
+def test_container_that_cannot_be_asked_is_told_so(tmp_path, monkeypatch, docker):
+    put_on_path(tmp_path, monkeypatch, docker=docker, nvidia_smi="echo 'NVIDIA H200, 9.0'")
     with pytest.raises(ServingError, match="docker run --rm image true"):
         find_host("image")
+
+
+def test_builder_and_launcher_mean_the_same_gpu(tmp_path, monkeypatch):
+    two = "echo 'NVIDIA A, 9.0'; echo 'NVIDIA B, 8.9'"
+    put_on_path(tmp_path, monkeypatch, docker="echo 11.4.0", nvidia_smi=two)
+    host = find_host("image")
+    assert Gpu(host.gpu, host.compute_capability) == find_gpu() == Gpu("NVIDIA A", "9.0")
+
+
+def test_rebuild_for_a_container_is_told_as_a_command(plan, tmp_path):
+    host = replace(HERE, tensorrt="11.4.0")
+    words = "make engines IMAGE=nvcr.io/nvidia/tensorrt TRITON_RELEASE=26.10"
+    with pytest.raises(ServingError, match=words):
+        check_plan(plan, host, tmp_path, "26.10")
 
 
 def test_manifest_speaks_of_the_project_alone(plan):

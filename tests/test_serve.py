@@ -162,7 +162,7 @@ def without_gpu(monkeypatch):
     """Say that nothing is missing and every plan fits."""
     monkeypatch.setattr(serving.container, "missing_parts", lambda platform: [])
     monkeypatch.setattr(serving.container, "find_host", lambda image: None)
-    monkeypatch.setattr(serving.container, "check_plan", lambda plan, host, root: None)
+    monkeypatch.setattr(serving.container, "check_plan", lambda *plan_and_host: None)
 
 
 def stub_docker(folder, monkeypatch, script):
