@@ -133,7 +133,7 @@ class TritonClient:
         steps = [step.model_name for step in config.ensemble_scheduling.step]
         takes = {t.name: (t.datatype, list(t.shape)) for t in metadata.inputs}
         gives = {t.name: (t.datatype, list(t.shape)) for t in metadata.outputs}
-        num_classes = gives.get("logits", ("", [0]))[1][-1]
+        num_classes = (gives.get("logits", ("", []))[1] or [0])[-1]
         expected_gives = expected_outputs(num_classes)
         if (
             takes != EXPECTED_INPUTS

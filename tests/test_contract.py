@@ -15,10 +15,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Speaks Triton's protocol as far as a test tells it to."""
 
     def __init__(
-        self, ready=True, dims=(-1, 224, 224, 3), refusals=(), text="try later", pause_s=0
+        self,
+        ready=True,
+        dims=(-1, 224, 224, 3),
+        refusals=(),
+        text="try later",
+        pause_s=0,
+        logits=(7,),
     ):
         self.ready, self.dims, self.refusals, self.text = ready, dims, list(refusals), text
-        self.calls, self.pause_s = 0, pause_s
+        self.calls, self.pause_s, self.logits = 0, pause_s, logits
 
     def ModelReady(self, request, context):
         return service_pb2.ModelReadyResponse(ready=self.ready)
@@ -30,7 +36,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(self.refusals.pop(0), self.text)
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
         frames = tensor(name="frames", datatype="UINT8", shape=self.dims)
-        outputs = [tensor(name="logits", datatype="FP32", shape=[7])]
+        outputs = [tensor(name="logits", datatype="FP32", shape=self.logits)]
         return service_pb2.ModelMetadataResponse(name="fan", inputs=[frames], outputs=outputs)
 
     def ModelConfig(self, request, context):
@@ -70,6 +76,15 @@ def test_other_dims_are_refused_with_both(serve, dims):
     with pytest.raises(ServerMismatch, match="expected an ensemble") as error, serve(fake):
         pass
     assert str(list(dims)) in str(error.value)
+
+
+@pytest.mark.parametrize("logits", [[], [0], [7, 7]])
+def test_other_outputs_are_refused(serve, logits):
+    with (
+        pytest.raises(ServerMismatch, match="expected an ensemble"),
+        serve(FakeTriton(logits=logits)),
+    ):
+        pass
 
 
 def test_unavailable_server_is_asked_again(serve):

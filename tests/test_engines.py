@@ -352,7 +352,7 @@ def test_make_engines_fails_in_one_sentence_where_nothing_can_be_built(tmp_path,
     sentence, made = done.stderr.splitlines()
     assert done.returncode != 0
     assert sentence.startswith("engines: ")
-    assert made.startswith("make: ***")
+    assert "***" in made  # "make: ***", or "make[1]: ***" below `make test`
 
 
 def test_container_is_that_of_the_servers_release():

@@ -27,13 +27,13 @@ def plan(tmp_path, repository, build):
 
 
 def test_plan_that_fits_is_let_through(plan, tmp_path):
-    check_plan(plan, HERE, tmp_path, "26.11")
+    assert check_plan(plan, HERE, tmp_path, "26.11") is None  # and raised nothing
 
 
 def test_plan_without_its_graph_is_let_through(plan, tmp_path):
     # A machine that only serves has model_repository/ and no build/.
     (tmp_path / PLANS[2].graph).unlink()
-    check_plan(plan, HERE, tmp_path, "26.11")
+    assert check_plan(plan, HERE, tmp_path, "26.11") is None
 
 
 @pytest.mark.parametrize(
