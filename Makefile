@@ -32,8 +32,9 @@ BUILDER = $(if $(IMAGE),docker run --rm --gpus device=0 --user $(shell id -u):$(
 DEMO := build/demo
 # TensorRT's Python bindings alone, 1 MB each: tests hold the builder against both majors.
 BINDINGS := 10.16.1.11 11.4.0.106
-# Nothing outside the checkout is written but pip's cache.
+# Nothing outside the checkout is written but pip's cache, and nothing is sent anywhere.
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
+export ORT_DISABLE_TELEMETRY := 1
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +48,7 @@ demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the em
 	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
 
 export: setup ## Export CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
-	$(VENV) -m export $(EXPORT_OPTIONS)
+	@$(VENV) -m export $(EXPORT_OPTIONS)
 	@echo '$(EXPORT_OPTIONS)' > build/export.options && touch build/.exported
 
 engines: build/.exported ## Build TensorRT's plans on this GPU (IMAGE=nvcr.io/nvidia/tensorrt[:YY.MM-py3]: in a container)
@@ -60,10 +61,10 @@ check-engines: setup build/.exported ## Compile every graph of the plans with Te
 
 calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .npz or folder), of CHECKPOINT=...
 	@[ -n "$(DATA)" ] || { echo "calibrate: DATA= names aligned faces: an .npz or a folder of pictures" >&2; exit 1; }
-	$(VENV) -m export.calibrate "$(DATA)" $(EXPORT_OPTIONS)
+	@$(VENV) -m export.calibrate "$(DATA)" $(EXPORT_OPTIONS)
 
 parity: setup build/.exported ## Compare every precision, on DATA=... (faces, labelled or not); writes docs/precision.md
-	eval "$(VENV) -m export.parity $(if $(DATA),'$(DATA)') $$(cat build/export.options 2>/dev/null) --output docs/precision.md"
+	@eval "$(VENV) -m export.parity $(if $(DATA),'$(DATA)') $$(cat build/export.options 2>/dev/null) --output docs/precision.md"
 
 serve: setup build/.exported ## Serve PLATFORM=... on loopback (HTTP_PORT= GRPC_PORT= METRICS_PORT=) until Ctrl-C
 	@$(VENV) -m serving --platform "$(PLATFORM)" --release "$(TRITON_RELEASE)" \
@@ -93,7 +94,9 @@ clean: ## Remove what was built: environments, models, demo
 
 # What `make export` was last told, or the shipped weights, whenever the code or they change.
 build/.exported: weights/fan.safetensors $(wildcard weights/*.ranges.json export/*.py) | .venv/.installed
-	eval "$(VENV) -m export $$(cat build/export.options 2>/dev/null)"
+	@eval "$(VENV) -m export $$(cat build/export.options 2>/dev/null)" || \
+	    { [ ! -f build/export.options ] || echo "export: that is what \`make export\` was last told; alone it goes" \
+	    "back to the shipped weights" >&2; exit 1; }
 	@touch $@
 
 $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed

@@ -74,7 +74,7 @@ def report(rates: dict[str, list[float]]) -> str:
     base = statistics.median(next(iter(rates.values())))
     for name, values in rates.items():
         low, median, high = statistics.quantiles(values, n=4)
-        rows.append(f"| {name} | {median:.0f} | {low:.0f}-{high:.0f} | {median / base:.2f} |")
+        rows.append(f"| {name} | {median:.1f} | {low:.1f}-{high:.1f} | {median / base:.2f} |")
     return "\n".join(rows)
 
 

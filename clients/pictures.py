@@ -7,6 +7,7 @@ The video is read a second time, so that nothing of it is kept while it is analy
 appears under its name once it is whole.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ matplotlib.use("Agg")  # no display needed
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+logger = logging.getLogger(__name__)
+
 NUM_FACES = 8  # shown above the plot
 SELF_COLOR = "tab:blue"  # the paper's colours: blue for self-attention,
 WEIGHT_COLOR = "tab:orange"  # orange for the final weights
@@ -42,6 +45,7 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+        logger.info("wrote %s", path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -35,25 +35,30 @@ from clients.triton import TritonClient  # noqa: E402
 from clients.video import read_info  # noqa: E402
 
 
-def not_negative(text: str) -> float:
-    """Parse a number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError
-    return value
+def number(kind: type[float] | type[int], *, least: float) -> Callable[[str], float]:
+    """Make a parser of finite numbers that are not less than `least`."""
+
+    def parse_number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value < float("inf"):
+            whole = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a {whole} of at least {least:g}")
+        return value
+
+    return parse_number
 
 
-def positive(text: str) -> float:
-    """Parse a number above 0."""
-    value = not_negative(text)
-    if value == 0:
-        raise ValueError
-    return value
-
-
-def positive_int(text: str) -> int:
-    """Parse a whole number above 0."""
-    return int(positive(str(int(text))))
+def host_port(text: str) -> str:
+    """Check that an address is one of gRPC's."""
+    host, separator, port = text.rpartition(":")
+    if "://" in text or not host or not separator or not port.isdigit():
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected host:port of Triton's gRPC endpoint, without http://"
+        )
+    return text
 
 
 def output_file(suffix: str) -> Callable[[str], Path]:
@@ -81,22 +86,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("video", type=Path, help="file to read, anything FFmpeg can decode")
     parser.add_argument(
         "--url",
+        type=host_port,
         default=os.environ.get("TRITON_URL", "localhost:8001"),
         help="host:port of Triton's gRPC endpoint (default: $TRITON_URL, else localhost:8001)",
     )
     parser.add_argument("--model", default="fan", help="network to ask (default: %(default)s)")
     parser.add_argument(
         "--fps",
-        type=not_negative,
+        type=number(float, least=0),
         default=10,
         help="frames to look at for each second of video, 0 for every one (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-frames", type=positive_int, help="look at no more than so many (default: no limit)"
+        "--max-frames",
+        type=number(int, least=1),
+        help="look at no more than so many (default: no limit)",
     )
     parser.add_argument(
         "--timeout",
-        type=positive,
+        type=number(float, least=0.001),
         default=60,
         help="seconds that one request may take (default: %(default)s)",
     )

@@ -134,16 +134,16 @@ class TritonClient:
         takes = {t.name: (t.datatype, list(t.shape)) for t in metadata.inputs}
         gives = {t.name: (t.datatype, list(t.shape)) for t in metadata.outputs}
         num_classes = (gives.get("logits", ("", []))[1] or [0])[-1]
-        expected_gives = expected_outputs(num_classes)
         if (
             takes != EXPECTED_INPUTS
-            or not gives.items() >= expected_gives.items()
+            or not gives.items() >= expected_outputs(num_classes).items()
             or num_classes < 1
             or len(steps) != 2
         ):
             raise ServerMismatch(
                 f"model {self.model!r} at {self.url} takes {takes} and gives {gives}; expected an "
-                f"ensemble of two models that takes {EXPECTED_INPUTS} and gives {expected_gives}"
+                f"ensemble of two models that takes {EXPECTED_INPUTS} and gives FP32 logits [C], "
+                "probabilities [C], weights [-1] and frame_logits [-1, C]"
             )
         max_frames = self.lookup(self.client.get_model_config, steps[0]).config.max_batch_size
         if max_frames < 1:
@@ -239,7 +239,8 @@ class TritonClient:
         if is_unavailable(error):
             return ServerUnavailable(
                 f"no Triton answers at {self.url} ({tries}; {words}); start one with "
-                "`make serve PLATFORM=cpu`, or name one with --url"
+                "`make serve PLATFORM=cpu`, or name one with --url (its gRPC port, "
+                "not HTTP's)"
             )
         if error.status() == "StatusCode.DEADLINE_EXCEEDED":
             return ServerUnavailable(

@@ -8,3 +8,9 @@
 Each arrow is one function and is checked against the one before it (parity.py, tests/).
 `python -m export` walks all but the plans; INT8 needs ranges, which `calibrate.py` measures once.
 """
+
+import os
+
+# ONNX Runtime would keep a device id and usage events under the user's home, to be sent away. It
+# reads this when it is imported, so it is set before any of our modules can.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -212,8 +212,10 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "the file ends early"
-        raise CheckpointError(f"not a readable torch checkpoint ({reason})") from error
+        # torch's own words propose to load it with weights_only=False: to run code from it.
+        raise CheckpointError(
+            "not a readable torch checkpoint: cut off, of another format, or more than weights"
+        ) from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError("expected a dict with a 'state_dict' of tensors, as the authors save")

@@ -94,14 +94,15 @@ def remedy(platform: Platform) -> str:
     """Say what builds a platform's missing artefacts."""
     if any("int8" in path.name for path in platform.missing):
         return (
-            "`make export` builds it for weights whose ranges were measured, `make calibrate "
-            "DATA=...` measures them, and PLATFORM=cpu_fp32 serves without"
+            "the weights exported last have no measured ranges: `make calibrate DATA=...` measures "
+            "them, PLATFORM=cpu_fp32 serves without, and `make export` alone brings back the "
+            "shipped weights, which have them"
         )
     return "`make export` does it"
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Treat SIGTERM as Ctrl-C, so that both stop the server in good order."""
+    """Stop the server in good order, on Ctrl-C and on SIGTERM."""
     raise KeyboardInterrupt
 
 
@@ -109,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT too: a script's `&` starts its commands with Ctrl-C ignored.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, interrupt)
     fixed = Ports(args.http_port, args.grpc_port, args.metrics_port)
     ports = free_ports() if args.free_ports else fixed
     try:

@@ -74,6 +74,7 @@ class EmbeddedServer:
             "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": library_path,
             "PYTHONDONTWRITEBYTECODE": "1",
+            "ORT_DISABLE_TELEMETRY": "1",  # else ONNX Runtime keeps events under the user's home
         }
         command = [
             str(triton / "bin" / "tritonserver"),

@@ -207,6 +207,8 @@ def test_bad_video_is_told_in_one_line(predict, bad, name, words):
         ["video.mp4", "--fps", "nan"],
         ["video.mp4", "--max-frames", "0"],
         ["video.mp4", "--timeout", "soon"],
+        ["video.mp4", "--url", "http://localhost:8001"],
+        ["video.mp4", "--url", "localhost"],
         ["video.mp4", "--plot", "weights.jpg"],
         ["video.mp4", "--annotate", "/no/such/folder/seen.mp4"],
     ],
@@ -237,10 +239,24 @@ def test_modules_of_the_users_folder_do_not_stand_in_for_ours(tmp_path, sample, 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_verbose_logs_each_step(predict, sample):
-    done = predict(sample, "-v")
-    for step in ("VideoInfo(", "Contract(", "46 with a face", "in one request"):
+def test_verbose_logs_each_step(predict, sample, tmp_path):
+    done = predict(sample, "-v", "--plot", tmp_path / "weights.png")
+    for step in ("VideoInfo(", "Contract(", "46 with a face", "in one request", "wrote "):
         assert step in done.stderr
+
+
+def test_nothing_is_kept_under_the_users_home(repository, sample, tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    (tmp_path / "home").mkdir()
+    python = ROOT / ".venv" / "bin" / "python"
+    serve = [python, "-m", "serving", "--platform", "cpu", "--free-ports"]
+    command = [*serve, "--repository", repository, "--", ROOT / "clients" / "predict.py", sample]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check = [python, "-m", "export.check_engines"]
+    subprocess.run(check, cwd=ROOT, env=environment, capture_output=True)
+    assert list((tmp_path / "home").rglob("*")) == []
 
 
 def test_terminal_without_unicode_gets_the_numbers(sample, server):
