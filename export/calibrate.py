@@ -33,10 +33,10 @@ from export.checkpoint import (
 )
 from export.errors import ExportError
 from export.faces import read_faces
+from export.files import write_whole
 from export.profiles import ROOT
 from export.to_int8 import quantisable_tensors
 from export.to_onnx import embedder_to_onnx
-from export.to_plan import write_whole
 
 NUM_FACES = 512
 BATCH = 8

@@ -8,10 +8,10 @@
 The configs there are static and in git; this only adds what they name.
 """
 
-import shutil
 from pathlib import Path
 
 from export.errors import ExportError
+from export.files import write_whole
 
 LABELLED_MODELS = ("fan", "fan_attention")  # Triton looks for labels beside each config
 
@@ -22,10 +22,7 @@ def install_model(onnx_path: Path, repository: Path, filename: str = "model.onnx
     if not (model / "config.pbtxt").is_file():
         raise ExportError(f"{model} has no config.pbtxt; expected the repository of this project")
     target = model / "1" / filename
-    target.parent.mkdir(exist_ok=True)
-    partial = target.with_name(f".{filename}.partial")
-    shutil.copyfile(onnx_path, partial)
-    partial.replace(target)
+    write_whole(target, onnx_path.read_bytes())
     return target
 
 
@@ -33,5 +30,5 @@ def install_labels(labels: tuple[str, ...], repository: Path) -> list[Path]:
     """Write labels.txt, one emotion a line in the order of the logits, for each labelled model."""
     targets = [repository / model / "labels.txt" for model in LABELLED_MODELS]
     for target in targets:
-        target.write_text("".join(f"{label}\n" for label in labels))
+        write_whole(target, "".join(f"{label}\n" for label in labels).encode())
     return targets

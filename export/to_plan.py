@@ -19,12 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
+from export.files import write_whole
 from export.profiles import PLANS, ROOT, Plan, Profile
 
 WORKSPACE_BYTES = 4 << 30  # what a kernel may borrow while it is chosen and run
@@ -215,24 +216,6 @@ def is_current(plan: Path, wanted: Manifest) -> bool:
         return bool(found == {**asdict(wanted), **own} and sha256(plan) == own["plan_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all.
-
-    Raises:
-        ExportError: for a full disk, say.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)  # noqa: PTH105  one word for "replace" in both modules
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -149,7 +149,8 @@ def test_tensor_that_is_always_zero_gets_a_scale_above_zero(repository, build, t
     calibration = read_calibration(ranges_path(ROOT / "weights" / "fan.safetensors"), shipped)
     ranges = {**calibration.ranges, "relu_3": (0.0, 0.0)}
     to_int8(build / "fp16" / "fan_embedder.onnx", ranges, tmp_path / "zero.onnx")
-    test_every_scale_is_above_zero(Graph(tmp_path / "zero.onnx"))
+    graph = Graph(tmp_path / "zero.onnx")
+    assert graph.constants["relu_3_scale"] > 0
 
 
 def test_export_without_ranges_leaves_no_int8_of_other_weights(tmp_path):
