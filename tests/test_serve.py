@@ -152,7 +152,8 @@ def test_container_is_stopped_in_good_order_on_ctrl_c(tmp_path, monkeypatch):
     stub_docker(
         tmp_path,
         monkeypatch,
-        "trap 'sleep 1; touch stopped; exit 0' TERM; kill -INT $PPID; sleep 60 & wait",
+        # A moment first: Ctrl-C is meant for a container that runs, not one that is being started.
+        "trap 'sleep 1; touch stopped; exit 0' TERM; sleep 2; kill -INT $PPID; sleep 60 & wait",
     )
     with pytest.raises(KeyboardInterrupt):
         run_container(read_platform(REPOSITORY, "default"), free_ports(), "26.11")
