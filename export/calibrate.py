@@ -25,10 +25,10 @@ from onnx import helper
 from tqdm import tqdm
 
 from export.checkpoint import (
-    ATTENTION_KEYS,
     Checkpoint,
     add_arguments,
     build_embedder,
+    embedder_weights,
     read_from_arguments,
 )
 from export.errors import ExportError
@@ -65,9 +65,10 @@ class Calibration:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Name what the embedder computes by a hash: its weights, and what it does to pixels."""
     digest = hashlib.sha256(repr(checkpoint.preprocessing).encode())
-    for name in sorted(n for n in checkpoint.state if not n.startswith(ATTENTION_KEYS)):
+    weights = embedder_weights(checkpoint.state)
+    for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(checkpoint.state[name].numpy().tobytes())
+        digest.update(weights[name].numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -27,7 +27,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from export.errors import CheckpointError, ExportError
-from export.fan import Color, FrameAttention, FrameEmbedder, Preprocessing, Variant
+from export.fan import (
+    NUM_FEATURES,
+    Color,
+    FrameAttention,
+    FrameEmbedder,
+    Preprocessing,
+    Variant,
+)
 from export.resnet import ResNet18
 
 ARCHITECTURE = "fan"
@@ -40,7 +47,8 @@ LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ckplus": ("happy", "angry", "disgust", "fear", "sad", "contempt", "surprise"),
     }
 )
-ATTENTION_KEYS = ("alpha.", "beta.", "pred_fc1.", "pred_fc2.")
+FRAME_CLASSIFIER = ("fc.weight", "fc.bias")  # of single frames; a checkpoint may lack it
+HEAD_KEYS = ("alpha.", "beta.", "pred_fc1.", "pred_fc2.", "fc.")
 NUM_KEYS_NAMED = 12  # of missing or unexpected keys in one error; a wrong network has hundreds
 
 
@@ -49,7 +57,8 @@ class Checkpoint:
     """FAN's weights and all that is needed to serve them.
 
     Args:
-        state: parameter name, without "module.", to float32 tensor; no batch counters.
+        state: parameter name, without "module.", to float32 tensor; no batch counters. `fc.*`, a
+            classifier of single frames, may be among them.
         labels: the classes' emotions, in the order of the logits.
         preprocessing: what the weights expect of their pixels.
         variant: "relation" (full FAN) or "self" (self-attention alone).
@@ -76,9 +85,8 @@ class Checkpoint:
 
 def build_embedder(checkpoint: Checkpoint) -> FrameEmbedder:
     """Build the embedder with the checkpoint's weights, in evaluation mode."""
-    state = {k: v for k, v in checkpoint.state.items() if not k.startswith(ATTENTION_KEYS)}
     backbone = ResNet18()
-    load_state(backbone, state)
+    load_state(backbone, embedder_weights(checkpoint.state))
     return FrameEmbedder(backbone, checkpoint.preprocessing).eval().requires_grad_(False)
 
 
@@ -87,6 +95,11 @@ def build_attention(checkpoint: Checkpoint) -> FrameAttention:
     attention = FrameAttention(len(checkpoint.labels), checkpoint.variant)
     load_state(attention, {k: checkpoint.state[k] for k in attention.state_dict()})
     return attention.eval().requires_grad_(False)
+
+
+def embedder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the embedder's weights out of all of FAN's."""
+    return {k: v for k, v in state.items() if not k.startswith(HEAD_KEYS)}
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -100,11 +113,34 @@ def is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def expected_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
+def expected_shapes(num_classes: int, *, classifies_frames: bool) -> dict[str, tuple[int, ...]]:
     """Name every parameter of FAN and its shape."""
     with torch.device("meta"):
         state = {**ResNet18().state_dict(), **FrameAttention(num_classes).state_dict()}
-    return {k: tuple(v.shape) for k, v in state.items() if not is_counter(k)}
+    shapes = {k: tuple(v.shape) for k, v in state.items() if not is_counter(k)}
+    if classifies_frames:
+        shapes |= zip(FRAME_CLASSIFIER, ((num_classes, NUM_FEATURES), (num_classes,)), strict=True)
+    return shapes
+
+
+def read_embedder(path: Path) -> dict[str, Tensor]:
+    """Read the embedder's weights alone: of a backbone without attention heads, or of FAN.
+
+    Returns:
+        ResNet-18's weights, and `fc.*` where the file has them.
+
+    Raises:
+        CheckpointError: for a file that is missing, unreadable or no ResNet-18.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
+    with torch.device("meta"):
+        expected = [k for k in ResNet18().state_dict() if not is_counter(k)]
+    if missing := [k for k in expected if k not in state]:
+        raise CheckpointError(f"{path}: not a ResNet-18: missing {name_keys(missing)}")
+    taken = (*expected, *(k for k in FRAME_CLASSIFIER if k in state))
+    return {k: state[k] for k in taken}
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
@@ -114,13 +150,18 @@ def check_state(state: Mapping[str, Tensor]) -> None:
         CheckpointError: naming the missing, unexpected or misshapen parameters.
     """
     bias = state.get("pred_fc2.bias")
-    expected = expected_shapes(len(bias) if bias is not None else 7)
+    expected = expected_shapes(
+        len(bias) if bias is not None else 7,
+        classifies_frames=any(k in state for k in FRAME_CLASSIFIER),
+    )
     missing = [k for k in expected if k not in state]
     unexpected = [k for k in state if k not in expected]
     if missing or unexpected:
+        backbone = all(k.startswith(HEAD_KEYS) for k in missing)
+        hint = "; a backbone alone can start a training: `make train INIT=...`" if backbone else ""
         raise CheckpointError(
             "the weights are not FAN's (ResNet-18, alpha, beta, pred_fc1, pred_fc2): "
-            f"missing {name_keys(missing)}; unexpected {name_keys(unexpected)}"
+            f"missing {name_keys(missing)}; unexpected {name_keys(unexpected)}{hint}"
         )
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:

@@ -117,9 +117,10 @@ def imported(path):
 @pytest.mark.parametrize(
     ("room", "foreign"),
     [
-        ("clients", {"torch", "onnx", "onnxruntime", "tensorrt", "export", "serving"}),
-        ("serving", {"torch", "onnx", "cv2", "export", "clients"}),
-        ("export", {"tritonclient", "cv2", "clients", "serving"}),
+        ("clients", {"torch", "onnx", "onnxruntime", "tensorrt", "export", "serving", "training"}),
+        ("serving", {"torch", "onnx", "cv2", "export", "clients", "training"}),
+        ("export", {"tritonclient", "cv2", "clients", "serving", "training"}),
+        ("training", {"tritonclient", "cv2", "serving", "onnx", "onnxruntime", "tensorrt"}),
     ],
 )
 def test_rooms_do_not_know_each_other(room, foreign):

@@ -39,6 +39,7 @@ def session(path):
     [
         Preprocessing(),
         Preprocessing("gray"),
+        Preprocessing("gray", size=112),
         Preprocessing("rgb", (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)),
     ],
     ids=["rgb", "gray", "standardised"],

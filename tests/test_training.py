@@ -1,0 +1,429 @@
+"""Training can be stopped anywhere, reads what people have, and measures what is served."""
+
+import csv
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_checkpoint
+from PIL import Image
+
+import training.loop
+from export.checkpoint import LABELS, build_attention, build_embedder, read_checkpoint
+from export.errors import ExportError
+from export.faces import to_face
+from export.fan import Preprocessing
+from training import crossval, evaluate, stills
+from training.__main__ import Options, main, take_clips, train, train_stills
+from training.augment import Variation, mix_up, vary
+from training.clips import ClipClassifier
+from training.data import Dataset, folds_by_subject, read_dataset
+from training.loop import Fit, Recipe, generator
+from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
+from training.stills import Phase, StillClassifier, batch_at
+
+FER2013 = LABELS["fer2013"]
+CPU = torch.device("cpu")
+
+
+def draws(*numbers):
+    return generator(CPU, *numbers)
+
+
+def pictures(num, side=48, seed=0):
+    """Gray pictures, (num, side, side) uint8, and labels that take turns."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (num, side, side), dtype=np.uint8), np.arange(num) % 7
+
+
+def dataset(num=28, frames_per_clip=1, seed=0):
+    images, _ = pictures(num * frames_per_clip, seed=seed)
+    return Dataset(
+        "made up",
+        torch.from_numpy(images)[:, None],
+        torch.arange(num + 1) * frames_per_clip,
+        torch.arange(num) % 7,
+        FER2013,
+        tuple(f"S{i // 2:03}" for i in range(num)),
+    )
+
+
+def options(folder, **changes):
+    usual = Options(folder, 56, (Phase(56, 3.0),), 3.0, seed=0, initial=None)
+    return replace(usual, **changes)
+
+
+# --- a run ---
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_run_ends_with_the_weights_it_would_have_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(training.loop, "LOG_STEPS", 2)
+    data = dataset(128)
+
+    def run(folder, killed_at=None):
+        def vary_until(*arguments):
+            if folder.exists() and len(seen) == killed_at:
+                raise Killed
+            seen.append(1)
+            return vary(*arguments)
+
+        seen = []
+        monkeypatch.setattr(stills, "vary", vary_until)
+        return train_stills(data, None, options(folder))
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", killed_at=5)
+    resumed = run(tmp_path / "killed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    logs = [(tmp_path / run / "stills" / "log.csv").read_text() for run in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
+def test_state_of_a_run_with_other_settings_is_refused(tmp_path):
+    data = dataset(64)
+    train_stills(data, None, options(tmp_path, phases=(Phase(56, 1.0),)))
+    with pytest.raises(ExportError, match=r"state.pt belongs to a run with other settings.*--out"):
+        train_stills(data, None, options(tmp_path, phases=(Phase(56, 2.0),)))
+
+
+def test_state_that_is_cut_off_is_refused(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut off")
+    fit = Fit(StillClassifier(7), Recipe(1, 0.1), tmp_path, {})
+    with pytest.raises(ExportError, match="not a state that was saved here"):
+        fit.resume()
+
+
+def test_validation_touches_nothing(tmp_path):
+    data, held_out = dataset(64), dataset(14, seed=9)
+    alone = train_stills(data, None, options(tmp_path / "alone"))
+    beside = train_stills(data, held_out, options(tmp_path / "beside"))
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+    rows = list(csv.DictReader((tmp_path / "beside" / "stills" / "log.csv").open()))
+    assert any(row["validation"] for row in rows)
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = StillClassifier(7)
+    fit = Fit(model, Recipe(3, 0.1), tmp_path, {})
+    with pytest.raises(ExportError, match=r"loss is nan at step"):
+        fit.run(lambda step: model.fc.bias.sum() * float("nan"))
+
+
+def test_training_follows_its_loss(tmp_path):
+    # Bright pictures are happy, dark ones sad: a few steps must be enough to see that.
+    data = dataset(64)
+    bright = (torch.arange(64) % 2).bool()
+    frames = torch.where(bright[:, None, None, None], 220, 30).expand(64, 1, 48, 48).byte()
+    data = replace(data, frames=frames.contiguous(), labels=torch.where(bright, 3, 4))
+    state = train_stills(data, None, options(tmp_path, phases=(Phase(56, 12.0),)))
+    model = StillClassifier(7)
+    model.load_embedder(state)
+    assert (stills.classify(model, frames, 56).argmax(1) == data.labels).all()
+
+
+# --- what a step sees ---
+
+
+def test_every_picture_comes_once_an_epoch():
+    steps = [batch_at(step, 100, 32, 0) for step in range(25)]  # 8 epochs of 100 pictures
+    assert (torch.cat(steps).bincount(minlength=100) == 8).all()
+    assert all(len(step) == 32 for step in steps)
+
+
+def test_draws_depend_on_the_step_alone():
+    images = torch.from_numpy(pictures(4)[0])[:, None]
+    first, again, other = (vary(images, 56, Variation(), draws(0, n)) for n in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (4, 1, 56, 56)
+    assert 0 <= first.min() <= first.max() <= 1
+
+
+def test_no_variation_shows_the_picture_as_it_is():
+    images = torch.from_numpy(pictures(6)[0])[:, None]
+    still = Variation(crop=(1, 1), turn=0, shear=0, shift=0, light=0, erase=0)
+    faces = vary(images, 48, still, draws(0)) * 255
+    # Within a rounding of float32; flips are drawn whatever else is not.
+    for face, image in zip(faces, images.float(), strict=True):
+        assert min((face - i).abs().max() for i in (image, image.flip(2))) < 0.01
+
+
+def test_mixed_labels_remain_distributions():
+    targets = torch.eye(7)[:6]
+    faces, mixed = mix_up(torch.rand(6, 1, 8, 8), targets, 0.2, draws(1))
+    assert torch.allclose(mixed.sum(1), torch.ones(6))
+    assert faces.shape == (6, 1, 8, 8)
+    assert mix_up(faces, targets, 0.0, draws(1)) == (faces, targets)
+
+
+def test_as_many_frames_are_spoilt_as_asked():
+    num_spoilt = torch.tensor([0, 1, 4, 8])
+    kinds = draw_kinds(4, 8, num_spoilt, draws(0))
+    assert ((kinds != CLEAR).sum(1) == num_spoilt).all()
+    assert set(draw_kinds(200, 8, torch.full((200,), 8), draws(0)).unique().tolist()) == set(
+        range(len(KINDS))
+    )
+
+
+def test_other_faces_show_another_emotion_and_often_none():
+    labels = torch.arange(700) % 7
+    like = labels[:350]
+    chosen = labels[other_faces(labels, like, 6, draws(0))]
+    assert (chosen != like).all()
+    expressive = like != 6
+    assert 0.4 < (chosen[expressive] == 6).float().mean() < 0.8
+    # Where there are no neutral faces to take, another emotion is taken.
+    some = torch.tensor([0, 1])
+    assert (some[other_faces(some, some, 6, draws(0))] != some).all()
+
+
+def test_spoilt_frames_are_spoilt_and_clear_ones_are_not():
+    images = torch.full((14, 1, 48, 48), 128, dtype=torch.uint8)
+    made = make_clips(
+        images, torch.arange(14) % 7, torch.arange(14), 8, torch.full((14,), 4), 56, 6, draws(0)
+    )
+    assert made.faces.shape == (14, 8, 1, 56, 56)
+    brightness = made.faces.mean((2, 3, 4))
+    assert brightness[made.kinds == CLEAR].min() > 0.3
+    assert brightness[made.kinds == DARK].max() < 0.12
+    assert (made.kinds == OTHER).any()
+
+
+def test_real_clips_give_one_frame_of_each_third():
+    data = dataset(6, frames_per_clip=9)
+    values = torch.arange(54).repeat_interleave(48 * 48).view(54, 1, 48, 48)
+    data = replace(data, frames=(values * 4).byte())
+    plain = Variation(light=0, erase=0)
+    for step in range(4):
+        taken = take_clips(data, torch.arange(6), 56, draws(step), plain)
+        numbers = (taken.faces.mean((2, 3, 4)) * 255 / 4).round().long()
+        assert (numbers // 3 == torch.arange(18).view(6, 3)).all()
+        assert (taken.kinds == CLEAR).all()
+
+
+# --- the three systems ---
+
+
+@pytest.mark.parametrize(("variant", "logits"), [("relation", "logits"), ("self", "self_logits")])
+def test_training_pools_as_the_served_model_does(variant, logits):
+    checkpoint = random_checkpoint(variant=variant)
+    features = torch.randn(5, 6, 512, generator=torch.Generator().manual_seed(0))
+    scores = evaluate.build(checkpoint, CPU).pool(features)
+    weights = scores.weights if variant == "relation" else scores.self_weights
+    attention = build_attention(checkpoint)
+    for i, clip in enumerate(features):
+        answer = attention(clip)
+        # float32 sums in another order.
+        assert torch.allclose(getattr(scores, logits)[i], answer.logits, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(weights[i], answer.weights, atol=1e-6)
+
+
+def test_evaluation_sees_faces_as_the_served_embedder_does():
+    checkpoint = random_checkpoint(preprocessing=Preprocessing("gray", size=112))
+    images, _ = pictures(3)
+    frames = torch.from_numpy(np.stack([to_face(image) for image in images]))
+    served = build_embedder(checkpoint).normalise(frames)
+    seen = evaluate.prepare(torch.from_numpy(images)[:, None], checkpoint)
+    # The wire rounds a pixel to a grey level, twice where PIL resizes in two passes.
+    assert (served - seen.expand(-1, 3, -1, -1)).abs().max() < 1.5 / 255
+
+
+def test_trained_checkpoint_exports_with_its_classifier_of_frames(tmp_path):
+    checkpoint = train(dataset(28), None, options(tmp_path, phases=(), clip_epochs=1.0))
+    assert checkpoint.preprocessing == Preprocessing("gray", size=56)
+    assert checkpoint.state["fc.weight"].shape == (7, 512)
+    assert {"data", "recipe", "made"} <= checkpoint.notes.keys()
+    build_embedder(checkpoint)
+    build_attention(checkpoint)
+
+
+def test_stage_two_begins_as_the_classifier_of_single_frames():
+    embedder = stills.embedder_state(StillClassifier(7).state_dict())
+    model = ClipClassifier(7).eval()
+    model.load_embedder(embedder)
+    features = torch.randn(4, 1, 512)
+    scores = model.pool(features)
+    # In a clip of one frame all three see the same.
+    assert torch.allclose(scores.logits, scores.frame_logits[:, 0], atol=1e-5)
+    assert torch.allclose(scores.self_logits, scores.frame_logits[:, 0], atol=1e-5)
+
+
+def test_measures_are_those_of_a_hand_made_example():
+    probabilities = torch.tensor([[0.8, 0.2, 0.0], [0.6, 0.4, 0.0], [0.1, 0.9, 0.0]])
+    measured = evaluate.measure(probabilities, torch.tensor([0, 1, 1]))
+    assert measured.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert (measured.correct, measured.total) == (2, 3)
+    assert measured.recalls[:2].tolist() == [1.0, 0.5]
+    assert measured.balanced == 0.75  # of the emotions there were
+    assert measured.calibration_error == pytest.approx((0.2 + 0.6 + 0.1) / 3, abs=1e-6)
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    above, below = torch.rand(50), torch.rand(40) * 0.8
+    above[:5] = below[:5]  # ties count half
+    pairs = (above[:, None] > below).double() + (above[:, None] == below).double() / 2
+    assert evaluate.auc(above, below) == pytest.approx(pairs.mean().item(), abs=1e-9)
+
+
+# --- data people have ---
+
+
+def test_npz_csv_and_folder_give_the_same_stills(tmp_path):
+    images, labels = pictures(14)
+    np.savez(tmp_path / "faces.npz", images=images, labels=labels.astype(np.uint8))
+    with (tmp_path / "fer2013.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["emotion", "pixels", "Usage"])
+        for image, label in zip(images, labels, strict=True):
+            writer.writerow([label, " ".join(map(str, image.flat)), "Training"])
+        writer.writerow([0, "0 " * 2304, "PrivateTest"])
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "folder" / FER2013[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    npz, table, folder = (
+        read_dataset(tmp_path / name, FER2013) for name in ("faces.npz", "fer2013.csv", "folder")
+    )
+    assert torch.equal(npz.frames, table.frames)
+    assert torch.equal(npz.labels, table.labels)
+    assert npz.is_stills
+    assert len(folder) == 14
+    assert folder.frames.shape == (14, 3, 128, 128)
+    assert folder.labels.bincount().tolist() == [2] * 7
+
+
+def test_folder_of_sequences_gives_clips_in_the_order_of_their_names(tmp_path):
+    for name, levels in (("S001_001", (10, 20, 30)), ("S002_001", (40, 50))):
+        folder = tmp_path / "happy" / name
+        folder.mkdir(parents=True)
+        for i, level in enumerate(levels):
+            Image.new("L", (64, 64), level).save(folder / f"{i:03}.png")
+    data = read_dataset(tmp_path, FER2013)
+    assert data.starts.tolist() == [0, 3, 5]
+    assert data.frames[:, 0, 0, 0].tolist() == [10, 20, 30, 40, 50]
+    assert data.subjects == ("S001", "S002")
+    assert data.frame_labels().tolist() == [3] * 5
+
+
+def test_folder_of_videos_gives_the_faces_in_them(tmp_path, sample):
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "happy" / "one.mp4").symlink_to(sample)
+    data = read_dataset(tmp_path, FER2013)
+    assert len(data) == 1
+    assert data.frames.shape[1:] == (3, 128, 128)
+    assert len(data.frames) > 10
+
+
+def test_ckplus_as_published_gives_the_last_three_frames(tmp_path):
+    from skimage.data import astronaut
+
+    face = Image.fromarray(astronaut()).crop((100, 0, 400, 300))
+    for subject, label in (("S005", 5), ("S006", None), ("S010", 2)):
+        folder = tmp_path / "cohn-kanade-images" / subject / "001"
+        folder.mkdir(parents=True)
+        for i in range(5):
+            face.save(folder / f"{subject}_001_{i:08}.png")
+        if label:
+            emotion = tmp_path / "Emotion" / subject / "001"
+            emotion.mkdir(parents=True)
+            (emotion / f"{subject}_001_00000004_emotion.txt").write_text(
+                f"   {label}.0000000e+00\n"
+            )
+    data = read_dataset(tmp_path, LABELS["ckplus"])
+    assert data.starts.tolist() == [0, 3, 6]
+    assert [data.label_names[i] for i in data.labels] == ["happy", "contempt"]
+    assert data.subjects == ("S005", "S010")
+    with pytest.raises(ExportError, match="--labels ckplus"):
+        read_dataset(tmp_path, FER2013)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: None, "expected an .npz or .csv file, or a folder"),
+        (lambda p: (p / "data").mkdir(), "no labelled faces found"),
+        (lambda p: (p / "data" / "glad").mkdir(parents=True), "glad are named for no label"),
+        (lambda p: np.savez(p / "data.npz", images=pictures(2)[0]), "no array `labels`"),
+        (
+            lambda p: np.savez(p / "data.npz", images=pictures(2)[0], labels=np.array([0, 7])),
+            r"labels 0 to 7; there are names for 0 to 6",
+        ),
+        (lambda p: (p / "data.csv").write_text("a,b\n1,2\n"), "columns emotion, pixels and Usage"),
+    ],
+)
+def test_data_of_no_known_form_is_refused_with_words(tmp_path, make, words, capsys):
+    make(tmp_path)
+    path = next(iter(tmp_path.iterdir()), tmp_path / "data")
+    assert main([str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("training: ")
+    assert re.search(words, error)
+
+
+def test_nobody_is_in_two_folds():
+    subjects = [f"S{i % 23:03}" for i in range(100)]
+    folds = folds_by_subject(subjects, 10)
+    assert sorted(np.concatenate(folds)) == list(range(100))
+    people = [{subjects[i] for i in fold} for fold in folds]
+    assert sum(map(len, people)) == 23
+    # Ascending order, every tenth.
+    assert people[0] == {"S000", "S010", "S020"}
+    with pytest.raises(ExportError, match="3 subjects for 10 folds"):
+        folds_by_subject(["a", "b", "c"], 10)
+
+
+# --- commands ---
+
+
+def test_cross_validation_counts_every_clip_once_and_says_how(tmp_path, monkeypatch):
+    data = dataset(12, frames_per_clip=3)
+    for best_epoch in (False, True):
+        folder = tmp_path / str(best_epoch)
+        small = options(folder, phases=(), clip_epochs=4.0)
+        measured = crossval.cross_validate(data, small, 3, best_epoch=best_epoch)
+        assert {m.total for m in measured.values()} == {12}
+    assert "optimistic" in crossval.report(measured, data, 3, crossval.BEST_EPOCH)
+
+
+def test_a_users_commands_end_in_a_checkpoint_and_a_report(tmp_path, capsys):
+    images, labels = pictures(28)
+    np.savez(tmp_path / "faces.npz", images=images, labels=labels)
+    # The authors' backbones have eight classes and no heads.
+    backbone = {
+        f"module.{k}": v for k, v in StillClassifier(8).state_dict().items() if "backbone" not in k
+    }
+    state = {
+        k: v for k, v in random_checkpoint().state.items() if not k.startswith(("a", "be", "p"))
+    }
+    backbone |= {f"module.{k}": v for k, v in state.items()}
+    torch.save({"state_dict": backbone, "epoch": 1}, tmp_path / "Resnet18_FER+_pytorch.pth.tar")
+    out = tmp_path / "run"
+    command = [str(tmp_path / "faces.npz"), "--out", str(out), "--size", "56", "--device", "cpu"]
+    command += ["--init", str(tmp_path / "Resnet18_FER+_pytorch.pth.tar")]
+    assert main([*command, "--phases", "56x2", "--clip-epochs", "1"]) == 0
+    read_checkpoint(out / "fan.safetensors")
+    command = [str(tmp_path / "faces.npz"), "--checkpoint", str(out / "fan.safetensors")]
+    command += ["--out", str(tmp_path / "report"), "--seeds", "2", "--lengths", "1", "3"]
+    command += ["--embedder", str(out / "stills" / "embedder.pth.tar")]
+    assert evaluate.main(command) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    for words in ("score fusion", "self-attention", "FAN", "AUC", "calibration error", "disgust"):
+        assert words in text
+    assert Image.open(tmp_path / "report" / "confusion.png").size > (400, 400)
+
+
+def test_weights_to_start_from_must_be_a_resnet18(tmp_path, capsys):
+    images, labels = pictures(14)
+    np.savez(tmp_path / "faces.npz", images=images, labels=labels)
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth.tar")
+    command = [str(tmp_path / "faces.npz"), "--out", str(tmp_path / "run")]
+    assert main([*command, "--init", str(tmp_path / "other.pth.tar")]) == 1
+    assert "not a ResNet-18: missing" in capsys.readouterr().err

@@ -1,0 +1,16 @@
+"""How the weights were made, and how good they are.
+
+    pictures with labels  ->  data.py  ->  Stills, Clips
+    Stills  ->  stills.py  ->  embedder.pth.tar       stage one: the frame embedder
+    Clips   ->  clips.py   ->  fan.safetensors        stage two: FAN, end to end
+    fan.safetensors + pictures  ->  evaluate.py  ->  report.md, confusion.png
+
+`python -m training` runs the stages, `python -m training.evaluate` measures. Every stage can be
+killed at any moment and goes on from its last saved step to the same weights.
+"""
+
+from export.errors import ExportError
+
+
+class TrainingError(ExportError):
+    """A training or evaluation that cannot go on; the message says what to do."""

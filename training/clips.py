@@ -1,0 +1,172 @@
+"""Stage two: FAN end to end on clips, from an embedder of stage one.
+
+    faces (B, K, C, H, W)  ->  ClipClassifier  ->  Scores of the paper's three systems
+    train                  ->  a Checkpoint that `python -m export` takes
+
+The three systems of the paper's table stand on one embedder and are trained together, so that they
+differ in how they pool frames and in nothing else: score fusion (`fc`, every frame on its own),
+self-attention (`alpha`, `pred_fc1`) and full FAN (`alpha`, `beta`, `pred_fc2`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Generator, Tensor, nn
+
+from export.checkpoint import is_counter
+from export.fan import NUM_FEATURES, FrameAttention
+from export.resnet import ResNet18
+from training.loop import Fit, Recipe, generator
+from training.spoil import Clips
+from training.stills import load_embedder
+
+# What counts towards the loss: FAN is what is served, the others are measured beside it.
+LOSS_SHARES = {"relation": 1.0, "self": 0.5, "fusion": 0.5}
+
+
+class Scores(NamedTuple):
+    """What the three systems say of B clips of K frames.
+
+    Args:
+        frame_logits: (B, K, C) of score fusion: every frame on its own.
+        self_logits: (B, C) of self-attention.
+        logits: (B, C) of full FAN.
+        self_weights: (B, K), frames' shares in self-attention; sum to 1.
+        weights: (B, K), frames' shares in full FAN; sum to 1.
+    """
+
+    frame_logits: Tensor
+    self_logits: Tensor
+    logits: Tensor
+    self_weights: Tensor
+    weights: Tensor
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Each system's (B, C) probabilities; score fusion averages the frames'."""
+        return {
+            "score fusion": self.frame_logits.softmax(2).mean(1),
+            "self-attention": self.self_logits.softmax(1),
+            "FAN": self.logits.softmax(1),
+        }
+
+
+class ClipClassifier(nn.Module):
+    """FAN over batches of clips, with the paper's dropout.
+
+    `pool` is export.fan's formula for many clips at once; tests hold the two equal.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = ResNet18()
+        self.attention = FrameAttention(num_classes)
+        self.fc = nn.Linear(NUM_FEATURES, num_classes)
+        self.dropout = nn.Dropout(0.5)  # before alpha, beta, fc1 and fc
+        self.dropout_fc2 = nn.Dropout(0.6)  # before fc2
+
+    def forward(self, faces: Tensor) -> Scores:
+        """Score clips of (B, K, 1 or 3, H, W) float faces, 0..1."""
+        flat = faces.flatten(0, 1).expand(-1, 3, -1, -1)
+        features = self.backbone(flat.contiguous(memory_format=torch.channels_last))
+        # Sums over frames are not for 8 bits of mantissa.
+        with torch.autocast(faces.device.type, enabled=False):
+            return self.pool(features.float().unflatten(0, faces.shape[:2]))
+
+    def pool(self, features: Tensor) -> Scores:
+        """Score clips of (B, K, 512) float32 features."""
+        heads = self.attention
+        alphas = heads.alpha(self.dropout(features))  # (B, K, 1)
+        shares = alphas / alphas.sum(1, keepdim=True)
+        clip = (shares * features).sum(1, keepdim=True)  # (B, 1, 512)
+        relations = torch.cat([features, clip.expand_as(features)], 2)  # (B, K, 1024)
+        weights = alphas * heads.beta(self.dropout(relations))
+        weights = weights / weights.sum(1, keepdim=True)
+        return Scores(
+            self.fc(self.dropout(features)),
+            heads.pred_fc1(self.dropout(clip.squeeze(1))),
+            heads.pred_fc2(self.dropout_fc2((weights * relations).sum(1))),
+            shares.squeeze(2),
+            weights.squeeze(2),
+        )
+
+    def load_embedder(self, weights: Mapping[str, Tensor]) -> None:
+        """Take an embedder's weights, and its frame classifier where the classes are as many."""
+        if not load_embedder(self.backbone, self.fc, weights):
+            return
+        # All three begin as the classifier of single frames, and learn to pool from there.
+        with torch.no_grad():
+            self.attention.pred_fc1.load_state_dict(self.fc.state_dict())
+            # FAN's sees [frame ; clip]: half of the answer from each.
+            self.attention.pred_fc2.weight.copy_(self.fc.weight.repeat(1, 2) / 2)
+            self.attention.pred_fc2.bias.copy_(self.fc.bias)
+
+
+@dataclass(frozen=True)
+class ClipsRecipe:
+    """How stage two trains.
+
+    Args:
+        steps: of the optimiser.
+        batch: clips a step.
+        smoothing: of the labels.
+    """
+
+    steps: int
+    batch: int = 24
+    learning_rate: float = 0.004
+    smoothing: float = 0.1
+    seed: int = 0
+
+
+def loss_of(scores: Scores, labels: Tensor, smoothing: float) -> Tensor:
+    """Weigh the three systems' cross-entropies; every frame of a clip has the clip's label."""
+    frames = scores.frame_logits.flatten(0, 1)
+    each = labels.repeat_interleave(scores.frame_logits.shape[1])
+    losses = {
+        "relation": F.cross_entropy(scores.logits, labels, label_smoothing=smoothing),
+        "self": F.cross_entropy(scores.self_logits, labels, label_smoothing=smoothing),
+        "fusion": F.cross_entropy(frames, each, label_smoothing=smoothing),
+    }
+    return torch.stack([share * losses[name] for name, share in LOSS_SHARES.items()]).sum()
+
+
+def train(
+    model: ClipClassifier,
+    clips_at: Callable[[int, Generator], Clips],
+    recipe: ClipsRecipe,
+    folder: Path,
+    identity: dict[str, Any],
+    measure: Callable[[int, dict[str, Tensor]], dict[str, float]] | None = None,
+) -> dict[str, Tensor]:
+    """Train to the end, from where an earlier run in `folder` stopped.
+
+    Args:
+        clips_at: gives a step's clips, drawing from the generator alone.
+        measure: given the step and the averaged weights, gives figures for the log, or none.
+
+    Returns:
+        the averaged weights, named as in `model`.
+    """
+    device = next(model.parameters()).device
+    settings = Recipe(recipe.steps, recipe.learning_rate, seed=recipe.seed, ema=0.995)
+    fit = Fit(model, settings, folder, identity)
+
+    def loss_at(step: int) -> Tensor:
+        clips = clips_at(step, generator(device, recipe.seed, 2, step))
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout's draws
+        return loss_of(model(clips.faces), clips.labels, recipe.smoothing)
+
+    fit.run(loss_at, measure and (lambda step: measure(step, fit.averaged())))
+    return fit.averaged()
+
+
+def fan_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a ClipClassifier's weights to the authors' names."""
+    renamed = {
+        k.removeprefix("backbone.").removeprefix("attention."): v for k, v in weights.items()
+    }
+    return {k: v.float().cpu() for k, v in renamed.items() if not is_counter(k)}

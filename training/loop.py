@@ -1,0 +1,272 @@
+"""The loop that both stages of training share.
+
+    step number -> loss -> SGD -> exponential moving average -> saved state, log.csv
+
+All that a step draws comes from `generator(seed, step)`, so a run that was killed goes on from its
+last saved state to the weights it would have had.
+"""
+
+import csv
+import io
+import logging
+import math
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+from export.files import write_whole
+from training import TrainingError
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
+
+SAVE_SECONDS = 120.0  # between saved states: what a kill costs at most
+LOG_STEPS = 50  # a row of log.csv is the mean of so many
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a run's result, beside its data and its first weights.
+
+    Args:
+        steps: of the optimiser, in all.
+        learning_rate: at the top of the schedule: a straight rise, then half a cosine to 0.
+        rise: share of the steps in which the learning rate rises.
+        ema: decay of the weights' moving average, a step.
+        seed: of all that is drawn.
+    """
+
+    steps: int
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    rise: float = 0.05
+    ema: float = 0.999
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        top = max(1, round(self.rise * self.steps))
+        if step < top:
+            return self.learning_rate * (step + 1) / top
+        return (
+            self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - top) / (self.steps - top)))
+        )
+
+
+def generator(device: torch.device, *numbers: int) -> Generator:
+    """Make a generator that depends on `numbers` (seed, epoch, step, ...) alone."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return Generator(device).manual_seed(seed)
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Take the device named, else a GPU if there is one."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"device {name}: not usable here ({error}); DEVICE=cpu is") from error
+    return device
+
+
+def place(model: M, device: torch.device) -> M:
+    """Put a model onto a device, its convolutions' weights laid out as they run fastest."""
+    model.to(device)
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Compute in half the bits where the hardware is made for it: bfloat16, else FP16 on a GPU."""
+    if device.type == "cuda":
+        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.autocast("cuda", half)
+    quick = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=quick)
+
+
+class Fit:
+    """One run of the optimiser over a model, with what is needed to go on after a kill.
+
+    Args:
+        folder: where `state.pt` and `log.csv` are kept.
+        identity: what else decides the result (data, sizes, ...): a saved state of another
+            identity is refused rather than continued.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, folder: Path, identity: dict[str, Any]
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.folder = folder
+        self.identity = {**asdict(recipe), **identity}
+        self.device = next(model.parameters()).device
+        self.average = {
+            k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()
+        }
+        self.optimizer = torch.optim.SGD(
+            self.groups(), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=autocast(self.device).fast_dtype is torch.float16
+        )
+        self.step = 0
+        self.rows: list[dict[str, float | int]] = []
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Only weights decay; biases and BatchNorm's parameters do not."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return [
+            {
+                "params": [p for p in trained if p.ndim > 1],
+                "weight_decay": self.recipe.weight_decay,
+            },
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def run(
+        self,
+        loss_at: Callable[[int], Tensor],
+        measure: Callable[[int], dict[str, float]] | None = None,
+    ) -> None:
+        """Train to the last step, from the saved state if there is one.
+
+        Args:
+            loss_at: gives the loss of a step.
+            measure: called after every step; the figures it gives, if any, go into the log.
+
+        Raises:
+            TrainingError: for a loss that is not finite.
+        """
+        self.resume()
+        saved = time.monotonic()
+        losses: list[Tensor] = []
+        progress = tqdm(
+            total=self.recipe.steps,
+            initial=self.step,
+            desc=self.folder.name,
+            unit="step",
+            mininterval=5,
+            smoothing=0.05,
+        )
+        while self.step < self.recipe.steps:
+            losses.append(self.advance(loss_at))
+            self.step += 1
+            progress.update()
+            row = measure(self.step) if measure else {}
+            if row or self.step % LOG_STEPS == 0 or self.step == self.recipe.steps:
+                self.log(losses, row)
+                losses = []
+                progress.set_postfix(loss=f"{self.rows[-1]['loss']:.3f}")
+                # Only here, where no loss waits to be logged: a resumed run writes the same log.
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+        progress.close()
+        self.save()
+
+    def advance(self, loss_at: Callable[[int], Tensor]) -> Tensor:
+        """Do one step; give its loss."""
+        self.model.train()
+        rate = self.recipe.rate_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(self.device):
+            loss = loss_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.follow()
+        return loss.detach()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the average towards the weights; quicker at first, when they are still far."""
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        state = self.model.state_dict()
+        averages = list(self.average.values())
+        torch._foreach_lerp_(averages, [state[k] for k in self.average], 1 - decay)
+
+    def log(self, losses: list[Tensor], row: dict[str, float]) -> None:
+        """Add a row to the log, with the mean of the losses since the last one."""
+        loss = torch.stack(losses).mean().item()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.folder.name}: the loss is {loss} at step {self.step}; a smaller --rate "
+                "(learning rate) usually helps"
+            )
+        rate = self.recipe.rate_at(self.step - 1)
+        self.rows.append({"step": self.step, "rate": round(rate, 7), "loss": round(loss, 5), **row})
+
+    def save(self) -> None:
+        """Write state and log, each whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "identity": self.identity,
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "rows": self.rows,
+            },
+            buffer,
+        )
+        write_whole(self.folder / "state.pt", buffer.getvalue())
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(k for row in self.rows for k in row)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.folder / "log.csv", text.getvalue().encode())
+
+    def resume(self) -> None:
+        """Take up the saved state, if there is one.
+
+        Raises:
+            TrainingError: for one that is unreadable or of a run with other settings.
+        """
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            found = state["identity"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+            raise TrainingError(f"{path}: not a state that was saved here; delete it") from error
+        differences = [
+            f"{k} {found.get(k)} (now {self.identity.get(k)})"
+            for k in self.identity | found
+            if found.get(k) != self.identity.get(k)
+        ]
+        if differences:
+            raise TrainingError(
+                f"{path} belongs to a run with other settings: {', '.join(differences)}; "
+                "name another folder with --out (OUT=...), or delete this one"
+            )
+        self.step = state["step"]
+        self.rows = state["rows"]
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        logger.info("%s: going on from step %d of %d", path, self.step, self.recipe.steps)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The weights to serve: the moving average."""
+        return {**self.model.state_dict(), **self.average}

@@ -1,0 +1,206 @@
+"""Stage one: the frame embedder, trained on still pictures with a classifier on top.
+
+    Stills  ->  train  ->  embedder.pth.tar {'state_dict': ResNet-18's and fc's}
+
+The file has the form of the authors' backbones (`Resnet18_FER+_pytorch.pth.tar`), and either kind
+can start this stage or the next.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from export.checkpoint import is_counter, load_state
+from export.fan import NUM_FEATURES
+from export.files import write_whole
+from export.resnet import BasicBlock, ResNet18
+from training.augment import Variation, mix_up, vary
+from training.loop import Fit, Recipe, autocast, generator
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs with pictures of one size: small ones first, as they cost least.
+
+    Args:
+        size: pixels of a side.
+    """
+
+    size: int
+    epochs: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Phase":
+        """Read "96x10": ten epochs at 96 pixels.
+
+        Raises:
+            ValueError: for any other form.
+        """
+        size, epochs = text.split("x")
+        return cls(int(size), float(epochs))
+
+
+class StillClassifier(nn.Module):
+    """The frame embedder and a classifier of single frames."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = ResNet18()
+        self.dropout = nn.Dropout(0.2)
+        self.fc = nn.Linear(NUM_FEATURES, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, BasicBlock):
+                # Every block begins as its skip branch alone, which trains sooner.
+                nn.init.zeros_(module.bn2.weight)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Classify (B, 1 or 3, H, W) float faces, 0..1: (B, classes) logits."""
+        faces = faces.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return self.fc(self.dropout(self.backbone(faces)))
+
+    def load_embedder(self, weights: Mapping[str, Tensor]) -> None:
+        """Take an embedder's weights, and its frame classifier where the classes are as many."""
+        load_embedder(self.backbone, self.fc, weights)
+
+
+def load_embedder(backbone: ResNet18, fc: nn.Linear, weights: Mapping[str, Tensor]) -> bool:
+    """Fill a backbone, and its classifier where the classes are as many.
+
+    Args:
+        weights: as export.checkpoint.read_embedder gives them.
+
+    Returns:
+        whether there was a classifier to fill `fc` with.
+    """
+    load_state(backbone, {k: v for k, v in weights.items() if not k.startswith("fc.")})
+    fits = "fc.weight" in weights and weights["fc.weight"].shape == fc.weight.shape
+    if fits:
+        fc.load_state_dict({k: weights[f"fc.{k}"] for k in ("weight", "bias")})
+    return fits
+
+
+@dataclass(frozen=True)
+class StillsRecipe:
+    """How stage one trains.
+
+    Args:
+        phases: in their order.
+        batch: pictures a step.
+        smoothing: of the labels.
+        mix: strength of mixup.
+        variation: of the pictures.
+    """
+
+    phases: tuple[Phase, ...]
+    batch: int = 64
+    learning_rate: float = 0.03
+    smoothing: float = 0.1
+    mix: float = 0.2
+    variation: Variation = Variation()  # noqa: RUF009 (frozen)
+    seed: int = 0
+
+    def steps(self, num_pictures: int) -> list[int]:
+        """The steps of each phase."""
+        return [round(phase.epochs * num_pictures / self.batch) for phase in self.phases]
+
+    def size_at(self, step: int, num_pictures: int) -> int:
+        """The pictures' side at a step."""
+        for phase, steps in zip(self.phases, self.steps(num_pictures), strict=True):
+            if step < steps:
+                return phase.size
+            step -= steps
+        return self.phases[-1].size
+
+
+def batch_at(step: int, num: int, batch: int, seed: int) -> Tensor:
+    """Choose a step's pictures: every one comes once before any comes again."""
+    start = step * batch
+    chosen = []
+    for epoch in range(start // num, (start + batch - 1) // num + 1):
+        order = torch.randperm(num, generator=generator(torch.device("cpu"), seed, 0, epoch))
+        chosen.append(order[max(0, start - epoch * num) : start + batch - epoch * num])
+    return torch.cat(chosen)
+
+
+def train(
+    model: StillClassifier,
+    images: Tensor,
+    labels: Tensor,
+    recipe: StillsRecipe,
+    folder: Path,
+    identity: dict[str, Any],
+    validation: tuple[Tensor, Tensor, int] | None = None,
+) -> dict[str, Tensor]:
+    """Train to the end, from where an earlier run in `folder` stopped.
+
+    Args:
+        images: (N, 1 or 3, h, w) uint8 on the device to train on.
+        labels: (N,) int64, there too.
+        validation: images, labels and size: measured once an epoch, and never used.
+
+    Returns:
+        the averaged weights: `backbone.*` and `fc.*`.
+    """
+    num, num_classes, device = len(images), model.fc.out_features, images.device
+    one_hot = F.one_hot(labels, num_classes).float()
+    fit = Fit(
+        model,
+        Recipe(sum(recipe.steps(num)), recipe.learning_rate, seed=recipe.seed),
+        folder,
+        identity,
+    )
+
+    def loss_at(step: int) -> Tensor:
+        draws = generator(device, recipe.seed, 1, step)
+        chosen = batch_at(step, num, recipe.batch, recipe.seed).to(device)
+        faces = vary(images[chosen], recipe.size_at(step, num), recipe.variation, draws)
+        faces, targets = mix_up(faces, one_hot[chosen], recipe.mix, draws)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout's draws
+        return F.cross_entropy(model(faces).float(), targets, label_smoothing=recipe.smoothing)
+
+    def measure(step: int) -> dict[str, float]:
+        epoch = num // recipe.batch
+        if validation is None or (step % epoch and step != fit.recipe.steps):
+            return {}
+        averaged = StillClassifier(num_classes).to(device)
+        averaged.load_state_dict(fit.averaged())
+        logits = classify(averaged, validation[0], validation[2])
+        accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
+        return {"validation": round(accuracy, 5)}
+
+    fit.run(loss_at, measure)
+    return fit.averaged()
+
+
+@torch.no_grad()
+def classify(model: StillClassifier, images: Tensor, size: int, batch: int = 256) -> Tensor:
+    """Classify pictures as they are, one crop: (N, classes) float32 logits."""
+    model.eval()
+    answers = []
+    for chunk in images.split(batch):
+        faces = F.interpolate(chunk.float() / 255, (size, size), mode="bilinear", antialias=True)
+        with autocast(images.device):
+            answers.append(model(faces).float())
+    return torch.cat(answers)
+
+
+def embedder_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a StillClassifier's weights to those of a backbone with its classifier `fc`."""
+    renamed = {k.removeprefix("backbone."): v.float().cpu() for k, v in weights.items()}
+    return {k: v for k, v in renamed.items() if not is_counter(k)}
+
+
+def write_embedder(weights: Mapping[str, Tensor], path: Path) -> Path:
+    """Write the authors' backbone format."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": embedder_state(weights)}, buffer)
+    write_whole(path, buffer.getvalue())
+    return path
