@@ -105,21 +105,27 @@ class Fit:
         folder: where `state.pt` and `log.csv` are kept.
         identity: what else decides the result (data, sizes, ...): a saved state of another
             identity is refused rather than continued.
+        heads_factor: of the learning rate, for all but the backbone.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, folder: Path, identity: dict[str, Any]
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        folder: Path,
+        identity: dict[str, Any],
+        heads_factor: float = 1.0,
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.folder = folder
-        self.identity = {**asdict(recipe), **identity}
+        self.identity = {**asdict(recipe), **identity, "heads_factor": heads_factor}
         self.device = next(model.parameters()).device
         self.average = {
             k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()
         }
         self.optimizer = torch.optim.SGD(
-            self.groups(), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
+            self.groups(heads_factor), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
         )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=autocast(self.device).fast_dtype is torch.float16
@@ -127,16 +133,18 @@ class Fit:
         self.step = 0
         self.rows: list[dict[str, float | int]] = []
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self, heads_factor: float) -> list[dict[str, Any]]:
         """Only weights decay; biases and BatchNorm's parameters do not."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        return [
-            {
-                "params": [p for p in trained if p.ndim > 1],
-                "weight_decay": self.recipe.weight_decay,
-            },
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = []
+        for heads in (False, True):
+            trained = [
+                p for k, p in self.model.named_parameters() if ("backbone" not in k) == heads
+            ]
+            for decay, ndims in ((self.recipe.weight_decay, (2, 4)), (0.0, (0, 1))):
+                chosen = [p for p in trained if p.ndim in ndims]
+                factor = heads_factor if heads else 1.0
+                groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
+        return groups
 
     def run(
         self,
@@ -184,7 +192,7 @@ class Fit:
         self.model.train()
         rate = self.recipe.rate_at(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         with autocast(self.device):
             loss = loss_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
