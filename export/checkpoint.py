@@ -123,23 +123,56 @@ def expected_shapes(num_classes: int, *, classifies_frames: bool) -> dict[str, t
     return shapes
 
 
-def read_embedder(path: Path) -> dict[str, Tensor]:
-    """Read the embedder's weights alone: of a backbone without attention heads, or of FAN.
+@dataclass(frozen=True)
+class Embedder:
+    """The embedder's weights alone, to start a training from.
 
-    Returns:
-        ResNet-18's weights, and `fc.*` where the file has them.
+    Args:
+        state: ResNet-18's weights, and `fc.*` where the file has a classifier of single frames.
+        labels: of that classifier; empty where there is none or the file does not say.
+    """
+
+    state: Mapping[str, Tensor]
+    labels: tuple[str, ...] = ()
+
+
+def read_embedder(path: Path) -> Embedder:
+    """Read the embedder of a backbone without attention heads, or of FAN.
 
     Raises:
         CheckpointError: for a file that is missing, unreadable or no ResNet-18.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
+    try:
+        if path.suffix == ".safetensors":
+            state, metadata = read_safetensors(path)
+            labels = tuple(map(str, json.loads(metadata.get("labels", "[]"))))
+        else:
+            state, labels = read_torch(path), read_torch_labels(path)
+        return Embedder(check_embedder(state), labels)
+    except (CheckpointError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def check_embedder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take ResNet-18's weights and, where it is whole, its classifier; refuse another network."""
     with torch.device("meta"):
-        expected = [k for k in ResNet18().state_dict() if not is_counter(k)]
-    if missing := [k for k in expected if k not in state]:
-        raise CheckpointError(f"{path}: not a ResNet-18: missing {name_keys(missing)}")
-    taken = (*expected, *(k for k in FRAME_CLASSIFIER if k in state))
+        expected = {k: v.shape for k, v in ResNet18().state_dict().items() if not is_counter(k)}
+    missing = [k for k in expected if k not in state]
+    unexpected = [k for k in state if k not in expected and not k.startswith(HEAD_KEYS)]
+    misshapen = [k for k in expected if k in state and state[k].shape != expected[k]]
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            f"the weights are not a ResNet-18's: missing {name_keys(missing)}; unexpected "
+            f"{name_keys(unexpected)}; of another shape {name_keys(misshapen)}"
+        )
+    taken = list(expected)
+    if all(k in state for k in FRAME_CLASSIFIER):
+        taken += FRAME_CLASSIFIER
+    for key in taken:
+        if not state[key].isfinite().all():
+            raise CheckpointError(f"{key} has values that are NaN or infinite")
     return {k: state[k] for k in taken}
 
 
@@ -157,7 +190,7 @@ def check_state(state: Mapping[str, Tensor]) -> None:
     missing = [k for k in expected if k not in state]
     unexpected = [k for k in state if k not in expected]
     if missing or unexpected:
-        backbone = all(k.startswith(HEAD_KEYS) for k in missing)
+        backbone = missing and all(k.startswith(HEAD_KEYS) for k in missing)
         hint = "; a backbone alone can start a training: `make train INIT=...`" if backbone else ""
         raise CheckpointError(
             "the weights are not FAN's (ResNet-18, alpha, beta, pred_fc1, pred_fc2): "
@@ -249,19 +282,31 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a file saved as the authors do, without running code from it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        # torch's own words propose to load it with weights_only=False: to run code from it.
-        raise CheckpointError(
-            "not a readable torch checkpoint: cut off, of another format, or more than weights"
-        ) from error
+    """Read the weights of a file saved as the authors do."""
+    content = load_torch(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError("expected a dict with a 'state_dict' of tensors, as the authors save")
     named = {str(key).removeprefix("module."): value for key, value in state.items()}
     return {key: value.float() for key, value in named.items() if not is_counter(key)}
+
+
+def read_torch_labels(path: Path) -> tuple[str, ...]:
+    """Read the labels that our own backbone files name; the authors' name none."""
+    content = load_torch(path)
+    labels = content.get("labels", []) if isinstance(content, dict) else []
+    return tuple(map(str, labels))
+
+
+def load_torch(path: Path) -> object:
+    """Read a torch file without running code from it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        # torch's own words propose to load it with weights_only=False: to run code from it.
+        raise CheckpointError(
+            "not a readable torch checkpoint: cut off, of another format, or more than weights"
+        ) from error
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

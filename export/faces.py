@@ -8,13 +8,14 @@ Comes before `export.calibrate` and `export.parity`. The faces must be framed as
 own were; nothing here detects or aligns.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from export.errors import ExportError
 from export.fan import FRAME_SIZE
@@ -68,17 +69,22 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         with np.load(path) as archive:
             images = archive["images"]
-            labels = archive["labels"].astype(int) if "labels" in archive else None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            labels = archive.get("labels")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise ExportError(f"{path}: no array `images` can be read ({error})") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         raise ExportError(
             f"{path}: `images` is {images.dtype} {images.shape}; expected uint8 (N, H, W) or "
             "(N, H, W, 3)"
         )
-    if labels is not None and labels.shape != (len(images),):
-        raise ExportError(f"{path}: {labels.shape} labels for {len(images)} images")
-    return images, labels
+    if labels is None:
+        return images, None
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ExportError(
+            f"{path}: `labels` is {labels.dtype} {labels.shape}; expected whole numbers "
+            f"({len(images)},), one for each of `images`"
+        )
+    return images, labels.astype(int)
 
 
 def list_pictures(folder: Path, label_names: Sequence[str]) -> tuple[list[Path], np.ndarray | None]:
@@ -96,13 +102,18 @@ def list_pictures(folder: Path, label_names: Sequence[str]) -> tuple[list[Path],
     return pictures, np.array([label_names.index(name) for name in names], dtype=int)
 
 
+def open_picture(path: Path) -> Image.Image:
+    """Open a picture as RGB."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ExportError(f"{path}: not a picture that can be read ({error})") from error
+
+
 def to_face(picture: np.ndarray | Path) -> np.ndarray:
     """Bring one picture, an array or a file's, to (224, 224, 3) uint8 RGB."""
     if isinstance(picture, Path):
-        try:
-            image = Image.open(picture).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise ExportError(f"{picture}: not a picture that can be read ({error})") from error
+        image = open_picture(picture)
     else:
         image = Image.fromarray(picture).convert("RGB")
     return np.asarray(image.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BILINEAR))

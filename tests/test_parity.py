@@ -42,7 +42,7 @@ def session(path):
         Preprocessing("gray", size=112),
         Preprocessing("rgb", (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)),
     ],
-    ids=["rgb", "gray", "standardised"],
+    ids=["rgb", "gray", "gray, halved", "standardised"],
 )
 def test_onnx_embedder_agrees_with_torch(tmp_path, preprocessing):
     embedder = build_embedder(random_checkpoint(preprocessing=preprocessing))

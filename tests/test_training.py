@@ -2,27 +2,39 @@
 
 import csv
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_checkpoint
+from conftest import ffmpeg, random_checkpoint
 from PIL import Image
 
 import training.loop
-from export.checkpoint import LABELS, build_attention, build_embedder, read_checkpoint
-from export.errors import ExportError
+import training.options
+from export.checkpoint import (
+    LABELS,
+    Embedder,
+    build_attention,
+    build_embedder,
+    embedder_weights,
+    read_checkpoint,
+    read_embedder,
+    write_checkpoint,
+)
+from export.errors import CheckpointError, ExportError
 from export.faces import to_face
 from export.fan import Preprocessing
-from training import crossval, evaluate, stills
-from training.__main__ import Options, main, take_clips, train, train_stills
+from training import crossval, evaluate, measure, run, stills
+from training.__main__ import main
 from training.augment import Variation, mix_up, vary
 from training.clips import ClipClassifier
 from training.data import Dataset, folds_by_subject, read_dataset
-from training.loop import Fit, Recipe, generator
+from training.loop import Fit, Recipe, choose_device, generator
+from training.run import Options, take_clips, train, train_clips, train_stills
 from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
-from training.stills import Phase, StillClassifier, batch_at
+from training.stills import Phase, StillClassifier, as_embedder, batch_at
 
 FER2013 = LABELS["fer2013"]
 CPU = torch.device("cpu")
@@ -62,12 +74,17 @@ class Killed(Exception):
     pass
 
 
+def same(one, other):
+    assert one.state.keys() == other.state.keys()
+    return all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
 def test_killed_run_ends_with_the_weights_it_would_have_had(tmp_path, monkeypatch):
     monkeypatch.setattr(training.loop, "SAVE_SECONDS", 0)
     monkeypatch.setattr(training.loop, "LOG_STEPS", 2)
     data = dataset(128)
 
-    def run(folder, killed_at=None):
+    def start(folder, killed_at=None):
         def vary_until(*arguments):
             if folder.exists() and len(seen) == killed_at:
                 raise Killed
@@ -78,36 +95,78 @@ def test_killed_run_ends_with_the_weights_it_would_have_had(tmp_path, monkeypatc
         monkeypatch.setattr(stills, "vary", vary_until)
         return train_stills(data, None, options(folder))
 
-    whole = run(tmp_path / "whole")
+    whole = start(tmp_path / "whole")
     with pytest.raises(Killed):
-        run(tmp_path / "killed", killed_at=5)
-    resumed = run(tmp_path / "killed")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    logs = [(tmp_path / run / "stills" / "log.csv").read_text() for run in ("whole", "killed")]
+        start(tmp_path / "killed", killed_at=5)
+    resumed = start(tmp_path / "killed")
+    assert same(whole, resumed)
+    logs = [(tmp_path / name / "stills" / "log.csv").read_text() for name in ("whole", "killed")]
     assert logs[0] == logs[1]
 
 
 def test_state_of_a_run_with_other_settings_is_refused(tmp_path):
     data = dataset(64)
     train_stills(data, None, options(tmp_path, phases=(Phase(56, 1.0),)))
-    with pytest.raises(ExportError, match=r"state.pt belongs to a run with other settings.*--out"):
-        train_stills(data, None, options(tmp_path, phases=(Phase(56, 2.0),)))
+    others = [
+        (data, options(tmp_path, phases=(Phase(56, 2.0),))),
+        (data, options(tmp_path, phases=(Phase(56, 1.0),), size=112)),
+        (replace(data, label_names=(*FER2013[:6], "calm")), options(tmp_path)),
+        (dataset(64, seed=1), options(tmp_path, phases=(Phase(56, 1.0),))),
+    ]
+    for other, changed in others:
+        with pytest.raises(ExportError, match=r"state.pt belongs to a run with other .*--out"):
+            train_stills(other, None, changed)
+
+
+def test_stage_two_killed_ends_with_the_weights_it_would_have_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(training.loop, "LOG_STEPS", 1)
+    data = dataset(48)
+
+    def start(folder, killed_at=None):
+        def make_until(*arguments):
+            if len(seen) == killed_at:
+                raise Killed
+            seen.append(1)
+            return make_clips(*arguments)
+
+        seen = []
+        monkeypatch.setattr(run, "make_clips", make_until)
+        return train_clips(data, None, None, options(folder))
+
+    whole = start(tmp_path / "whole")
+    with pytest.raises(Killed):
+        start(tmp_path / "killed", killed_at=4)
+    assert same(whole, start(tmp_path / "killed"))
 
 
 def test_state_that_is_cut_off_is_refused(tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut off")
     fit = Fit(StillClassifier(7), Recipe(1, 0.1), tmp_path, {})
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ExportError, match="not a state that was saved here"):
         fit.resume()
+    for content in ([1, 2], {"identity": {}}):
+        torch.save(content, tmp_path / "state.pt")
+        with pytest.raises(ExportError, match="not a state that was saved here"):
+            fit.resume()
 
 
 def test_validation_touches_nothing(tmp_path):
-    data, held_out = dataset(64), dataset(14, seed=9)
+    data, held_out = dataset(48), dataset(14, seed=9)  # fewer than a batch
     alone = train_stills(data, None, options(tmp_path / "alone"))
     beside = train_stills(data, held_out, options(tmp_path / "beside"))
-    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+    assert same(alone, beside)
     rows = list(csv.DictReader((tmp_path / "beside" / "stills" / "log.csv").open()))
     assert any(row["validation"] for row in rows)
+
+
+def test_checkpoint_says_what_it_reaches_on_the_validation_faces(tmp_path):
+    held_out = dataset(14, seed=9)
+    checkpoint = train(dataset(28), held_out, options(tmp_path, phases=(), clip_epochs=1.0))
+    assert re.fullmatch(
+        r"top-1 on made up \(14\): score fusion .* %, self-attention .* %, FAN .* %",
+        checkpoint.notes["measured"],
+    )
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -125,7 +184,7 @@ def test_training_follows_its_loss(tmp_path):
     data = replace(data, frames=frames.contiguous(), labels=torch.where(bright, 3, 4))
     state = train_stills(data, None, options(tmp_path, phases=(Phase(56, 12.0),)))
     model = StillClassifier(7)
-    model.load_embedder(state)
+    model.load_embedder(state, FER2013)
     assert (stills.classify(model, frames, 56).argmax(1) == data.labels).all()
 
 
@@ -216,7 +275,7 @@ def test_real_clips_give_one_frame_of_each_third():
 def test_training_pools_as_the_served_model_does(variant, logits):
     checkpoint = random_checkpoint(variant=variant)
     features = torch.randn(5, 6, 512, generator=torch.Generator().manual_seed(0))
-    scores = evaluate.build(checkpoint, CPU).pool(features)
+    scores = measure.build(checkpoint, CPU).pool(features)
     weights = scores.weights if variant == "relation" else scores.self_weights
     attention = build_attention(checkpoint)
     for i, clip in enumerate(features):
@@ -231,7 +290,7 @@ def test_evaluation_sees_faces_as_the_served_embedder_does():
     images, _ = pictures(3)
     frames = torch.from_numpy(np.stack([to_face(image) for image in images]))
     served = build_embedder(checkpoint).normalise(frames)
-    seen = evaluate.prepare(torch.from_numpy(images)[:, None], checkpoint)
+    seen = measure.prepare(torch.from_numpy(images)[:, None], checkpoint)
     # The wire rounds a pixel to a grey level, twice where PIL resizes in two passes.
     assert (served - seen.expand(-1, 3, -1, -1)).abs().max() < 1.5 / 255
 
@@ -246,9 +305,9 @@ def test_trained_checkpoint_exports_with_its_classifier_of_frames(tmp_path):
 
 
 def test_stage_two_begins_as_the_classifier_of_single_frames():
-    embedder = stills.embedder_state(StillClassifier(7).state_dict())
+    embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
     model = ClipClassifier(7).eval()
-    model.load_embedder(embedder)
+    model.load_embedder(embedder, FER2013)
     features = torch.randn(4, 1, 512)
     scores = model.pool(features)
     # In a clip of one frame all three see the same.
@@ -256,9 +315,42 @@ def test_stage_two_begins_as_the_classifier_of_single_frames():
     assert torch.allclose(scores.self_logits, scores.frame_logits[:, 0], atol=1e-5)
 
 
+def test_classifier_of_other_labels_is_left_and_of_another_order_is_reordered():
+    state = as_embedder(StillClassifier(7).state_dict(), FER2013).state
+    bias = torch.arange(7.0)
+    embedder = Embedder({**state, "fc.bias": bias}, FER2013)
+    afew, ckplus = StillClassifier(7), StillClassifier(7)
+    afew.load_embedder(embedder, LABELS["afew"])
+    assert afew.fc.bias.tolist() == [FER2013.index(name) for name in LABELS["afew"]]
+    untouched = ckplus.fc.bias.clone()
+    ckplus.load_embedder(embedder, LABELS["ckplus"])
+    assert torch.equal(ckplus.fc.bias, untouched)
+    assert torch.equal(ckplus.backbone.conv1.weight, state["conv1.weight"])
+
+
+def test_evaluation_numbers_the_data_as_the_checkpoint_does(tmp_path, capsys):
+    write_checkpoint(
+        random_checkpoint(preprocessing=Preprocessing(size=56)), tmp_path / "a.safetensors"
+    )
+    images, labels = pictures(14)
+    afew = np.array([LABELS["afew"].index(FER2013[i]) for i in labels])
+    np.savez(tmp_path / "fer2013.npz", images=images, labels=labels)
+    np.savez(tmp_path / "afew.npz", images=images, labels=afew)
+    tables = []
+    for data in ("fer2013", "afew"):
+        command = [str(tmp_path / f"{data}.npz"), "--checkpoint", str(tmp_path / "a.safetensors")]
+        command += ["--labels", data, "--seeds", "1", "--out", str(tmp_path / data)]
+        assert evaluate.main(command) == 0
+        tables.append((tmp_path / data / "report.md").read_text().partition("| system")[2])
+    assert tables[0] == tables[1]
+    command[command.index("afew")] = "ckplus"
+    assert evaluate.main(command) == 1
+    assert "expected angry, disgust" in capsys.readouterr().err
+
+
 def test_measures_are_those_of_a_hand_made_example():
     probabilities = torch.tensor([[0.8, 0.2, 0.0], [0.6, 0.4, 0.0], [0.1, 0.9, 0.0]])
-    measured = evaluate.measure(probabilities, torch.tensor([0, 1, 1]))
+    measured = measure.measure(probabilities, torch.tensor([0, 1, 1]))
     assert measured.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     assert (measured.correct, measured.total) == (2, 3)
     assert measured.recalls[:2].tolist() == [1.0, 0.5]
@@ -270,7 +362,7 @@ def test_auc_is_the_share_of_pairs_in_order():
     above, below = torch.rand(50), torch.rand(40) * 0.8
     above[:5] = below[:5]  # ties count half
     pairs = (above[:, None] > below).double() + (above[:, None] == below).double() / 2
-    assert evaluate.auc(above, below) == pytest.approx(pairs.mean().item(), abs=1e-9)
+    assert measure.auc(above, below) == pytest.approx(pairs.mean().item(), abs=1e-9)
 
 
 # --- data people have ---
@@ -296,7 +388,7 @@ def test_npz_csv_and_folder_give_the_same_stills(tmp_path):
     assert torch.equal(npz.labels, table.labels)
     assert npz.is_stills
     assert len(folder) == 14
-    assert folder.frames.shape == (14, 3, 128, 128)
+    assert folder.frames.shape == (14, 1, 128, 128)  # without colour, one channel is enough
     assert folder.labels.bincount().tolist() == [2] * 7
 
 
@@ -357,6 +449,19 @@ def test_ckplus_as_published_gives_the_last_three_frames(tmp_path):
             r"labels 0 to 7; there are names for 0 to 6",
         ),
         (lambda p: (p / "data.csv").write_text("a,b\n1,2\n"), "columns emotion, pixels and Usage"),
+        (
+            lambda p: (p / "data.csv").write_text("emotion,pixels,Usage\n0,1 2 3 4\n"),
+            "row 1 is cut off",
+        ),
+        (
+            lambda p: (p / "data.csv").write_text("emotion,pixels,Usage\n0,1 2 3 4,PublicTest\n"),
+            "no rows of Usage Training; there are PublicTest",
+        ),
+        (
+            lambda p: np.savez(p / "data.npz", images=pictures(2)[0], labels=np.array([0.5, 1])),
+            "expected whole numbers",
+        ),
+        (lambda p: damaged_picture(p / "data" / "happy"), "not a picture that can be read"),
     ],
 )
 def test_data_of_no_known_form_is_refused_with_words(tmp_path, make, words, capsys):
@@ -364,8 +469,67 @@ def test_data_of_no_known_form_is_refused_with_words(tmp_path, make, words, caps
     path = next(iter(tmp_path.iterdir()), tmp_path / "data")
     assert main([str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("training: ")
+    assert "training: " in error
     assert re.search(words, error)
+
+
+def damaged_picture(folder):
+    folder.mkdir(parents=True)
+    Image.fromarray(pictures(1)[0][0]).save(folder / "a.png")
+    content = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(content[: len(content) // 2])
+
+
+def test_videos_without_a_face_are_counted(tmp_path, sample):
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "happy" / "a.mp4").symlink_to(sample)
+    ffmpeg("-f", "lavfi", "-i", "color=gray:s=160x120:r=5:d=1", tmp_path / "happy" / "b.mp4")
+    data = read_dataset(tmp_path, FER2013)
+    assert len(data) == 1
+    assert data.left_out == ("happy/b.mp4",)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--phases", "0x5"),
+        ("--phases", "96x-1"),
+        ("--phases", "96xnan"),
+        ("--phases", "96"),
+        ("--clip-epochs", "nan"),
+        ("--clip-epochs", "0"),
+        ("--seed", "-1"),
+        ("--seed", "99999999999999"),
+        ("--size", "100"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["faces.npz", *option])
+    assert ended.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["meta", "gpu", "cuda:99"])
+def test_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ExportError, match=f"device {name}"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 1, "out of memory"),
+        (OSError(28, "No space left on device"), 1, "No space left"),
+    ],
+)
+def test_commands_end_in_one_plain_line(error, code, words, capsys):
+    def command():
+        raise error
+
+    assert training.options.run_command("training", command, "stopped") == code
+    assert words in capsys.readouterr().err
 
 
 def test_nobody_is_in_two_folds():
@@ -378,28 +542,51 @@ def test_nobody_is_in_two_folds():
     assert people[0] == {"S000", "S010", "S020"}
     with pytest.raises(ExportError, match="3 subjects for 10 folds"):
         folds_by_subject(["a", "b", "c"], 10)
+    with pytest.raises(ExportError, match="do not say whose faces"):
+        folds_by_subject([None, "b", "c"], 2)
 
 
 # --- commands ---
 
 
-def test_cross_validation_counts_every_clip_once_and_says_how(tmp_path, monkeypatch):
+def test_cross_validation_counts_every_clip_once(tmp_path):
     data = dataset(12, frames_per_clip=3)
-    for best_epoch in (False, True):
-        folder = tmp_path / str(best_epoch)
-        small = options(folder, phases=(), clip_epochs=4.0)
-        measured = crossval.cross_validate(data, small, 3, best_epoch=best_epoch)
-        assert {m.total for m in measured.values()} == {12}
-    assert "optimistic" in crossval.report(measured, data, 3, crossval.BEST_EPOCH)
+    small = options(tmp_path, phases=(), clip_epochs=4.0)
+    measured = crossval.cross_validate(data, small, 3)
+    assert {m.total for m in measured.values()} == {12}
+
+
+def test_best_epoch_is_chosen_on_the_held_out_clips_and_said_so(tmp_path, monkeypatch):
+    data = dataset(12, frames_per_clip=3)
+    small = options(tmp_path, phases=(), clip_epochs=3.0)
+
+    def score(checkpoint, held_out):
+        # Right in a fold's second epoch alone.
+        seen[held_out.subjects] += 1
+        right = torch.nn.functional.one_hot(held_out.labels, 7).float()
+        return dict.fromkeys(measure.SYSTEMS, right if seen[held_out.subjects] == 2 else 1 - right)
+
+    monkeypatch.setattr(crossval, "score_dataset", score)
+    seen = Counter()
+    best = crossval.cross_validate(data, small, 3, best_epoch=True)
+    assert best["FAN"].correct == 12
+    seen = Counter()
+    # A run that was killed finds the epochs of finished folds again.
+    again = crossval.cross_validate(data, small, 3, best_epoch=True)
+    assert again["FAN"].correct == 12
+    seen = Counter()
+    last = crossval.cross_validate(data, replace(small, out=tmp_path / "last"), 3)
+    assert last["FAN"].correct == 0
+    assert "optimistic" in crossval.report(best, data, 3, crossval.BEST_EPOCH)
+    assert "optimistic" not in crossval.report(last, data, 3, crossval.LAST_EPOCH)
 
 
 def test_a_users_commands_end_in_a_checkpoint_and_a_report(tmp_path, capsys):
     images, labels = pictures(28)
     np.savez(tmp_path / "faces.npz", images=images, labels=labels)
     # The authors' backbones have eight classes and no heads.
-    backbone = {
-        f"module.{k}": v for k, v in StillClassifier(8).state_dict().items() if "backbone" not in k
-    }
+    state = StillClassifier(8).state_dict()
+    backbone = {f"module.{k}": v for k, v in state.items() if "backbone" not in k}
     state = {
         k: v for k, v in random_checkpoint().state.items() if not k.startswith(("a", "be", "p"))
     }
@@ -413,17 +600,25 @@ def test_a_users_commands_end_in_a_checkpoint_and_a_report(tmp_path, capsys):
     command = [str(tmp_path / "faces.npz"), "--checkpoint", str(out / "fan.safetensors")]
     command += ["--out", str(tmp_path / "report"), "--seeds", "2", "--lengths", "1", "3"]
     command += ["--embedder", str(out / "stills" / "embedder.pth.tar")]
-    assert evaluate.main(command) == 0
+    assert evaluate.main(command) == 0, capsys.readouterr().err
     text = (tmp_path / "report" / "report.md").read_text()
     for words in ("score fusion", "self-attention", "FAN", "AUC", "calibration error", "disgust"):
         assert words in text
     assert Image.open(tmp_path / "report" / "confusion.png").size > (400, 400)
 
 
-def test_weights_to_start_from_must_be_a_resnet18(tmp_path, capsys):
-    images, labels = pictures(14)
-    np.savez(tmp_path / "faces.npz", images=images, labels=labels)
-    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth.tar")
-    command = [str(tmp_path / "faces.npz"), "--out", str(tmp_path / "run")]
-    assert main([*command, "--init", str(tmp_path / "other.pth.tar")]) == 1
-    assert "not a ResNet-18: missing" in capsys.readouterr().err
+def test_weights_to_start_from_must_be_a_resnet18(tmp_path):
+    state = embedder_weights(random_checkpoint().state)
+    bad = {
+        "missing 99": {"conv1.weight": state["conv1.weight"]},
+        "unexpected 1 (layer1.2.conv1.weight)": {**state, "layer1.2.conv1.weight": torch.zeros(1)},
+        "of another shape 1": {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)},
+        "bn1.bias has values that are NaN": {**state, "bn1.bias": torch.full((64,), torch.nan)},
+    }
+    for words, weights in bad.items():
+        torch.save({"state_dict": weights}, tmp_path / "other.pth.tar")
+        with pytest.raises(CheckpointError, match=rf"other.pth.tar: .*{re.escape(words)}"):
+            read_embedder(tmp_path / "other.pth.tar")
+    # Half a classifier is no classifier.
+    torch.save({"state_dict": {**state, "fc.weight": torch.zeros(7, 512)}}, tmp_path / "a.pth.tar")
+    assert "fc.weight" not in read_embedder(tmp_path / "a.pth.tar").state

@@ -1,12 +1,13 @@
 """How the weights were made, and how good they are.
 
-    pictures with labels  ->  data.py  ->  Stills, Clips
-    Stills  ->  stills.py  ->  embedder.pth.tar       stage one: the frame embedder
-    Clips   ->  clips.py   ->  fan.safetensors        stage two: FAN, end to end
+    pictures with labels  ->  data.py  ->  Dataset, of stills or clips
+    stills  ->  stills.py  ->  embedder.pth.tar       stage one: the frame embedder
+    clips   ->  clips.py   ->  fan.safetensors        stage two: FAN, end to end
     fan.safetensors + pictures  ->  evaluate.py  ->  report.md, confusion.png
 
-`python -m training` runs the stages, `python -m training.evaluate` measures. Every stage can be
-killed at any moment and goes on from its last saved step to the same weights.
+`python -m training` runs the stages (run.py), `python -m training.evaluate` measures, and
+`python -m training.crossval` does both by subject. Every stage can be killed at any moment and goes
+on from its last saved step to the same weights.
 """
 
 from export.errors import ExportError

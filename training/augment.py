@@ -2,7 +2,6 @@
 
     pictures (B, C, h, w) uint8  ->  vary    ->  faces (B, C, size, size) float in 0..1
     faces                        ->  erase, mix_up
-    faces of a clip              ->  spoil   ->  the same, some of them of little use
 
 Every function draws from the generator it is given and from nothing else, so that a step of
 training depends on its number alone.
@@ -37,9 +36,9 @@ class Variation:
     erase: float = 0.2
 
 
-def uniform(like: Tensor, low: float, high: float, generator: Generator, *shape: int) -> Tensor:
+def uniform(like: Tensor, low: float, high: float, draws: Generator, *shape: int) -> Tensor:
     """Draw float32 values where `like` is."""
-    values = torch.rand(shape, generator=generator, device=like.device)
+    values = torch.rand(shape, generator=draws, device=like.device)
     return low + (high - low) * values
 
 
@@ -50,21 +49,28 @@ def view(pictures: Tensor, thetas: Tensor, size: int) -> Tensor:
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def windows(like: Tensor, variation: Variation, generator: Generator) -> Tensor:
+def shrink(pixels: Tensor, size: int) -> Tensor:
+    """Average pictures down to twice `size` where they are larger: `view` reads 2 x 2 pixels."""
+    if pixels.shape[-1] <= 2 * size:
+        return pixels
+    return F.interpolate(pixels, (2 * size, 2 * size), mode="area")
+
+
+def windows(like: Tensor, variation: Variation, draws: Generator) -> Tensor:
     """Draw a window a picture: (B, 2, 3) in grid_sample's coordinates, where a side is 2 long."""
     n = len(like)
-    crop = uniform(like, *variation.crop, generator, n)
-    angle = uniform(like, -1, 1, generator, n) * math.radians(variation.turn)
-    shear = uniform(like, -1, 1, generator, n) * variation.shear
-    flip = 1 - 2 * (uniform(like, 0, 1, generator, n) < 0.5).float()
-    room = (1 - crop).clamp(min=0) + 2 * variation.shift
-    x, y = uniform(like, -1, 1, generator, 2, n) * room
+    crop = uniform(like, *variation.crop, draws, n)
+    angle = uniform(like, -1, 1, draws, n) * math.radians(variation.turn)
+    shear = uniform(like, -1, 1, draws, n) * variation.shear
+    flip = 1 - 2 * (uniform(like, 0, 1, draws, n) < 0.5).float()
+    room = 1 - crop + 2 * variation.shift
+    x, y = uniform(like, -1, 1, draws, 2, n) * room
     cos, sin = angle.cos() * crop, angle.sin() * crop
     rows = [flip * cos, shear * cos - sin, x, flip * sin, shear * sin + cos, y]
     return torch.stack(rows, 1).view(n, 2, 3)
 
 
-def vary(pictures: Tensor, size: int, variation: Variation, generator: Generator) -> Tensor:
+def vary(pictures: Tensor, size: int, variation: Variation, draws: Generator) -> Tensor:
     """Crop, turn, flip and light every picture in its own way.
 
     Args:
@@ -73,22 +79,22 @@ def vary(pictures: Tensor, size: int, variation: Variation, generator: Generator
     Returns:
         (B, C, size, size) float32, 0..1.
     """
-    pixels = pictures.float() / 255
-    faces = view(pixels, windows(pixels, variation, generator), size)
-    return erase(light(faces, variation, generator), variation.erase, generator)
+    pixels = shrink(pictures.float() / 255, size)
+    faces = view(pixels, windows(pixels, variation, draws), size)
+    return erase(light(faces, variation, draws), variation.erase, draws)
 
 
-def light(faces: Tensor, variation: Variation, generator: Generator) -> Tensor:
+def light(faces: Tensor, variation: Variation, draws: Generator) -> Tensor:
     """Change brightness and contrast."""
     shape = (len(faces), 1, 1, 1)
-    contrast = 1 + variation.light * uniform(faces, -1, 1, generator, *shape)
-    brightness = variation.light * uniform(faces, -1, 1, generator, *shape)
+    contrast = 1 + variation.light * uniform(faces, -1, 1, draws, *shape)
+    brightness = variation.light * uniform(faces, -1, 1, draws, *shape)
     mean = faces.mean((1, 2, 3), keepdim=True)
     return ((faces - mean) * contrast + mean + brightness).clamp(0, 1)
 
 
 def rectangles(
-    faces: Tensor, share: tuple[float, float], generator: Generator, *, low: bool = False
+    faces: Tensor, share: tuple[float, float], draws: Generator, *, low: bool = False
 ) -> Tensor:
     """Draw a rectangle a picture, sides a `share` of the picture's: (B, 1, H, W) bool.
 
@@ -96,8 +102,8 @@ def rectangles(
         low: only where mouth and nose are: centres in the lower half.
     """
     n, size = len(faces), faces.shape[-1]
-    sides = uniform(faces, *share, generator, 2, n, 1)
-    centres = uniform(faces, 0, 1, generator, 2, n, 1)
+    sides = uniform(faces, *share, draws, 2, n, 1)
+    centres = uniform(faces, 0, 1, draws, 2, n, 1)
     if low:
         centres[0] = 0.5 + 0.4 * centres[0]
         centres[1] = 0.3 + 0.4 * centres[1]
@@ -106,17 +112,17 @@ def rectangles(
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def erase(faces: Tensor, share: float, generator: Generator) -> Tensor:
+def erase(faces: Tensor, share: float, draws: Generator) -> Tensor:
     """Fill a rectangle of some faces with one gray."""
     if share == 0:
         return faces
-    chosen = uniform(faces, 0, 1, generator, len(faces), 1, 1, 1) < share
-    gray = uniform(faces, 0, 1, generator, len(faces), 1, 1, 1)
-    return torch.where(rectangles(faces, (0.15, 0.5), generator) & chosen, gray, faces)
+    chosen = uniform(faces, 0, 1, draws, len(faces), 1, 1, 1) < share
+    gray = uniform(faces, 0, 1, draws, len(faces), 1, 1, 1)
+    return torch.where(rectangles(faces, (0.15, 0.5), draws) & chosen, gray, faces)
 
 
 def mix_up(
-    faces: Tensor, targets: Tensor, strength: float, generator: Generator
+    faces: Tensor, targets: Tensor, strength: float, draws: Generator
 ) -> tuple[Tensor, Tensor]:
     """Blend the batch with itself in another order, labels too.
 
@@ -130,11 +136,11 @@ def mix_up(
         return faces, targets
     # Beta(a, a) from two draws, by Jöhnk: torch's own sampler takes no generator.
     while True:
-        u, v = torch.rand(2, generator=generator, device=faces.device) ** (1 / strength)
+        u, v = torch.rand(2, generator=draws, device=faces.device) ** (1 / strength)
         if 0 < u + v <= 1:
             break
     share = u / (u + v)
-    order = torch.randperm(len(faces), generator=generator, device=faces.device)
+    order = torch.randperm(len(faces), generator=draws, device=faces.device)
     return (
         share * faces + (1 - share) * faces[order],
         share * targets + (1 - share) * targets[order],

@@ -8,7 +8,8 @@ differ in how they pool frames and in nothing else: score fusion (`fc`, every fr
 self-attention (`alpha`, `pred_fc1`) and full FAN (`alpha`, `beta`, `pred_fc2`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from export.checkpoint import is_counter
+from export.checkpoint import Embedder, is_counter
 from export.fan import NUM_FEATURES, FrameAttention
 from export.resnet import ResNet18
-from training.loop import Fit, Recipe, generator
+from training.loop import Fit, Recipe, autocast, generator, seed_dropout
 from training.spoil import CLEAR, Clips
 from training.stills import load_embedder
 
@@ -75,11 +76,14 @@ class ClipClassifier(nn.Module):
 
     def forward(self, faces: Tensor) -> Scores:
         """Score clips of (B, K, 1 or 3, H, W) float faces, 0..1."""
-        flat = faces.flatten(0, 1).expand(-1, 3, -1, -1)
-        features = self.backbone(flat.contiguous(memory_format=torch.channels_last))
-        # Sums over frames are not for 8 bits of mantissa.
-        with torch.autocast(faces.device.type, enabled=False):
-            return self.pool(features.float().unflatten(0, faces.shape[:2]))
+        return self.pool(self.embed(faces.flatten(0, 1)).unflatten(0, faces.shape[:2]))
+
+    def embed(self, faces: Tensor) -> Tensor:
+        """Embed (M, 1 or 3, H, W) float faces, 0..1: (M, 512) float32."""
+        faces = faces.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        # Trained in half the bits, measured in float32.
+        with autocast(faces.device) if self.training else nullcontext():
+            return self.backbone(faces).float()
 
     def pool(self, features: Tensor) -> Scores:
         """Score clips of (B, K, 512) float32 features."""
@@ -98,9 +102,9 @@ class ClipClassifier(nn.Module):
             weights.squeeze(2),
         )
 
-    def load_embedder(self, weights: Mapping[str, Tensor]) -> None:
-        """Take an embedder's weights, and its frame classifier where the classes are as many."""
-        if not load_embedder(self.backbone, self.fc, weights):
+    def load_embedder(self, embedder: Embedder, label_names: Sequence[str]) -> None:
+        """Take an embedder's weights, and its classifier where it has one of these labels."""
+        if not load_embedder(self.backbone, self.fc, embedder, label_names):
             return
         # All three begin as the classifier of single frames, and learn to pool from there.
         with torch.no_grad():
@@ -116,11 +120,13 @@ class ClipsRecipe:
 
     Args:
         steps: of the optimiser.
+        epoch: steps of an epoch.
         batch: clips a step.
         smoothing: of the labels.
     """
 
     steps: int
+    epoch: int
     batch: int = 24
     learning_rate: float = 0.004
     smoothing: float = 0.1
@@ -149,16 +155,16 @@ def train(
     recipe: ClipsRecipe,
     folder: Path,
     identity: dict[str, Any],
-    measure: Callable[[int, dict[str, Tensor]], dict[str, float]] | None = None,
-) -> dict[str, Tensor]:
+    each_epoch: Callable[[int, Fit], dict[str, float]] | None = None,
+) -> Fit:
     """Train to the end, from where an earlier run in `folder` stopped.
 
     Args:
         clips_at: gives a step's clips, drawing from the generator alone.
-        measure: given the step and the averaged weights, gives figures for the log, or none.
+        each_epoch: given the number of epochs done, gives figures for the log, or none.
 
     Returns:
-        the averaged weights, named as in `model`.
+        the run: `averaged()` are its weights, named as in `model`.
     """
     device = next(model.parameters()).device
     settings = Recipe(recipe.steps, recipe.learning_rate, seed=recipe.seed, ema=0.995)
@@ -166,11 +172,16 @@ def train(
 
     def loss_at(step: int) -> Tensor:
         clips = clips_at(step, generator(device, recipe.seed, 2, step))
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout's draws
+        seed_dropout(recipe.seed, step)
         return loss_of(model(clips.faces), clips, recipe.smoothing)
 
-    fit.run(loss_at, measure and (lambda step: measure(step, fit.averaged())))
-    return fit.averaged()
+    def figures_at(step: int) -> dict[str, float]:
+        if each_epoch and step % recipe.epoch == 0:
+            return each_epoch(step // recipe.epoch, fit)
+        return {}
+
+    fit.run(loss_at, figures_at)
+    return fit
 
 
 def fan_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,38 +8,31 @@ as the authors' code does: that chooses by the answers, so it is reported as suc
 """
 
 import argparse
+import io
 import logging
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from export.checkpoint import Checkpoint, parse_labels, read_embedder
-from export.errors import ExportError
-from export.fan import SIZES
+from export.checkpoint import Checkpoint
 from export.files import write_whole
 from export.provenance import provenance
-from training.__main__ import Options, parse_phases, train
 from training.data import Dataset, folds_by_subject, read_dataset
-from training.evaluate import (
-    SYSTEMS,
-    Measured,
-    build,
-    draw_confusion,
-    measure,
-    percent,
-    score_dataset,
-)
+from training.evaluate import draw_confusion
 from training.loop import choose_device
+from training.measure import SYSTEMS, Measured, measure, percent, score_dataset
+from training.options import add_training, read_options, run_command, whole
+from training.run import Options, train
 
 logger = logging.getLogger(__name__)
 
 LAST_EPOCH = "last epoch of every fold"
 BEST_EPOCH = (
-    "best epoch of every fold, chosen on its held-out clips (the authors' habit; optimistic)"
+    "best epoch of every fold and system, chosen on the held-out clips: the authors' habit, "
+    "optimistic"
 )
 
 
@@ -50,36 +43,51 @@ def cross_validate(
 
     Args:
         data: on the device to train on.
-        best_epoch: report each fold's best epoch on its held-out clips.
+        best_epoch: report each fold's and system's best epoch on the fold's held-out clips.
 
     Returns:
         system -> measured over the clips of all folds.
+
+    Raises:
+        ExportError: for clips of nobody in particular, or fewer subjects than folds.
     """
     answers: dict[str, list[Tensor]] = {name: [] for name in SYSTEMS}
     truth = []
     for k, held_out in enumerate(folds_by_subject(data.subjects, num_folds)):
-        rest = np.setdiff1d(np.arange(len(data)), held_out)
+        rest = data.choose(np.setdiff1d(np.arange(len(data)), held_out))
         test = data.choose(held_out)
-        epochs: list[dict[str, Tensor]] = []
-
-        def note(
-            checkpoint: Checkpoint, test: Dataset = test, epochs: list[dict[str, Tensor]] = epochs
-        ) -> None:
-            model = build(checkpoint, test.frames.device)
-            epochs.append(score_dataset(model, test, checkpoint)[0])
-
         fold = replace(options, out=options.out / f"fold{k}")
-        checkpoint = train(data.choose(rest), None, fold, note if best_epoch else None)
-        note(checkpoint)
-        truth.append(test.labels)
+        epochs = train_fold(rest, test, fold, keep_epochs=best_epoch)
         for name in SYSTEMS:
             counts = [correct(epoch[name], test.labels) for epoch in epochs]
             chosen = int(np.argmax(counts)) if best_epoch else -1
             answers[name].append(epochs[chosen][name])
+        truth.append(test.labels)
         count = correct(answers["FAN"][-1], test.labels)
         logger.info("fold %d: FAN %d / %d", k, count, len(test))
     labels = torch.cat(truth)
     return {name: measure(torch.cat(answers[name]), labels) for name in SYSTEMS}
+
+
+def train_fold(
+    rest: Dataset, test: Dataset, fold: Options, *, keep_epochs: bool
+) -> list[dict[str, Tensor]]:
+    """Train on the rest; give each system's probabilities of the held-out clips, last epoch last.
+
+    Args:
+        keep_epochs: give those of every epoch. They are kept as files, for a run that was killed.
+    """
+
+    def keep(number: int, checkpoint: Checkpoint) -> dict[str, float]:
+        buffer = io.BytesIO()
+        torch.save(score_dataset(checkpoint, test), buffer)
+        write_whole(fold.out / "epochs" / f"{number:04}.pt", buffer.getvalue())
+        return {}
+
+    checkpoint = train(rest, None, fold, keep if keep_epochs else None)
+    files = sorted((fold.out / "epochs").glob("*.pt")) if keep_epochs else []
+    kept = [torch.load(file, weights_only=True) for file in files]
+    return [*kept, score_dataset(checkpoint, test)]
 
 
 def correct(probabilities: Tensor, labels: Tensor) -> int:
@@ -92,7 +100,8 @@ def report(measured: dict[str, Measured], data: Dataset, num_folds: int, how: st
     lines = [
         f"# {data.name}, {num_folds} folds by subject",
         "",
-        f"{len(data)} clips of {len(set(data.subjects))} subjects; {how}. {provenance('torch')}.",
+        f"{len(data)} clips of {len(set(data.subjects))} subjects; {how}. {provenance('torch')}."
+        + (f" Without {len(data.left_out)} in which no face was found." if data.left_out else ""),
         "",
         "| system | correct / total | top-1 | mean recall |",
         "|---|---|---|---|",
@@ -106,35 +115,26 @@ def report(measured: dict[str, Measured], data: Dataset, num_folds: int, how: st
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training.crossval",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", type=Path, help="labelled clips: see training/data.py")
-    parser.add_argument("--labels", type=parse_labels, default=parse_labels("ckplus"))
-    parser.add_argument("--init", type=Path, help="backbone or FAN checkpoint to start from")
-    parser.add_argument("--folds", type=int, default=10)
-    parser.add_argument("--phases", type=parse_phases, default="", help="default: no stage one")
-    parser.add_argument("--clip-epochs", type=float, default=20.0)
-    parser.add_argument("--size", type=int, default=112, choices=sorted(SIZES))
-    parser.add_argument("--seed", type=int, default=0)
+    add_training(parser, "build/crossval", "ckplus", "", 20.0)
+    parser.add_argument("--folds", type=whole(2), default=10, help="default: %(default)s")
     parser.add_argument("--best-epoch", action="store_true", help="the authors' habit; optimistic")
-    parser.add_argument("--out", type=Path, default=Path("build/crossval"))
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        data = read_dataset(args.data, args.labels).to(choose_device(args.device))
-        initial = read_embedder(args.init) if args.init else None
-        options = Options(args.out, args.size, args.phases, args.clip_epochs, args.seed, initial)
+
+    def command() -> None:
+        device = choose_device(args.device)
+        options = read_options(args)
+        data = read_dataset(args.data, args.labels, side=args.size).to(device)
         measured = cross_validate(data, options, args.folds, best_epoch=args.best_epoch)
-        how = BEST_EPOCH if args.best_epoch else LAST_EPOCH
-        text = report(measured, data, args.folds, how)
+        text = report(measured, data, args.folds, BEST_EPOCH if args.best_epoch else LAST_EPOCH)
         write_whole(args.out / "report.md", text.encode())
         draw_confusion(measured["FAN"], data.label_names, args.out / "confusion.png")
-    except ExportError as error:
-        print(f"crossval: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
+        print(text)
+
+    return run_command("crossval", command, "stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -11,25 +11,26 @@ cohn-kanade-images/S*/*/*.png   CK+ as published, Emotion/ beside it: likewise  
 """
 
 import csv
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from clients.errors import FerError
 from clients.faces import FaceDetector, FaceFollower, align
 from clients.video import read_frames
-from export.errors import ExportError
-from export.faces import PICTURES, read_npz
+from export.faces import PICTURES, open_picture, read_npz
 from training import TrainingError
 
-SIDE = 128  # pixels to which pictures of files are brought; an npz's and a CSV's stay as they are
+logger = logging.getLogger(__name__)
+
+VIDEO_FPS = 10.0  # frames of a video to look at, as clients/predict.py does by default
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 CKPLUS_PEAK_FRAMES = 3  # the last of a sequence, as the authors take them
 CKPLUS_EMOTIONS = {1: "angry", 2: "contempt", 3: "disgust", 4: "fear", 5: "happy", 6: "sad"} | {
@@ -47,7 +48,8 @@ class Dataset:
         starts: (N + 1,) int64; clip i is frames[starts[i] : starts[i + 1]].
         labels: (N,) int64, indices into `label_names`.
         label_names: the emotions.
-        subjects: of each clip: whose face it is, as far as the data say.
+        subjects: of each clip: whose face it is; None where the data do not say.
+        left_out: names of clips in which no face was found.
     """
 
     name: str
@@ -55,7 +57,8 @@ class Dataset:
     starts: Tensor
     labels: Tensor
     label_names: tuple[str, ...]
-    subjects: tuple[str, ...]
+    subjects: tuple[str | None, ...]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,9 +69,15 @@ class Dataset:
         return len(self.frames) == len(self)
 
     @property
+    def is_gray(self) -> bool:
+        """Whether the faces have no colour."""
+        return self.frames.shape[1] == 1
+
+    @property
     def neutral(self) -> int | None:
         """The label of neutral faces, if there is one."""
-        return self.label_names.index("neutral") if "neutral" in self.label_names else None
+        names = [name.lower() for name in self.label_names]
+        return names.index("neutral") if "neutral" in names else None
 
     def clip(self, index: int) -> Tensor:
         """The frames of one clip, (K, C, h, w) uint8."""
@@ -76,35 +85,65 @@ class Dataset:
 
     def frame_labels(self) -> Tensor:
         """(M,) int64: every frame has its clip's label."""
-        return self.labels.repeat_interleave(self.starts.diff())
+        return self.labels.repeat_interleave(self.starts.diff().to(self.labels.device))
 
     def choose(self, clips: Sequence[int] | np.ndarray) -> "Dataset":
         """Take some of the clips."""
         frames = [self.clip(int(i)) for i in clips]
-        starts = torch.tensor([0, *np.cumsum([len(f) for f in frames])])
-        index = torch.as_tensor(np.asarray(clips, dtype=np.int64))
-        subjects = tuple(self.subjects[int(i)] for i in clips)
-        taken = torch.cat(frames) if frames else self.frames[:0]
-        return Dataset(self.name, taken, starts, self.labels[index], self.label_names, subjects)
+        index = torch.as_tensor(np.asarray(clips, dtype=np.int64), device=self.labels.device)
+        return replace(
+            self,
+            frames=torch.cat(frames) if frames else self.frames[:0],
+            starts=starts_of(frames),
+            labels=self.labels[index],
+            subjects=tuple(self.subjects[int(i)] for i in clips),
+        )
+
+    def renumber(self, label_names: tuple[str, ...]) -> "Dataset":
+        """Number the same emotions in another order.
+
+        Raises:
+            ExportError: where they are not the same emotions.
+        """
+        if sorted(label_names) != sorted(self.label_names):
+            raise TrainingError(
+                f"{self.name} is labelled {', '.join(self.label_names)}; expected "
+                f"{', '.join(label_names)}, in any order (--labels, LABELS=..., names the data's)"
+            )
+        order = torch.tensor([label_names.index(name) for name in self.label_names])
+        labels = order.to(self.labels.device)[self.labels]
+        return replace(self, labels=labels, label_names=label_names)
 
     def to(self, device: torch.device) -> "Dataset":
         """Put frames and labels onto a device."""
-        frames, labels = self.frames.to(device), self.labels.to(device)
-        return Dataset(self.name, frames, self.starts, labels, self.label_names, self.subjects)
+        return replace(self, frames=self.frames.to(device), labels=self.labels.to(device))
 
 
-def read_dataset(path: Path, label_names: tuple[str, ...], usage: str = "Training") -> Dataset:
+@dataclass(frozen=True)
+class LabelledClip:
+    """One clip as it was read: (K, h, w[, 3]) uint8 frames, its label's index, whose face it is."""
+
+    name: str
+    frames: Sequence[np.ndarray]
+    label: int
+    subject: str | None = None
+
+
+def read_dataset(
+    path: Path, label_names: tuple[str, ...], usage: str = "Training", side: int = 128
+) -> Dataset:
     """Read any of the forms above.
 
     Args:
-        label_names: in the order of the logits; numbers in an npz or CSV index them.
+        label_names: the emotions that an npz's or a CSV's numbers, or folders' names, stand for.
         usage: rows of the challenge's CSV to take: Training, PublicTest or PrivateTest.
+        side: pixels to which the faces of files are brought; an npz's and a CSV's stay as they are.
 
     Raises:
         ExportError: for data that is not there, not of these forms, or labelled otherwise.
     """
     if path.is_dir():
-        clips = read_folder(path, label_names)
+        clips = list(read_folder(path, label_names, side))
     elif path.suffix == ".csv" and path.is_file():
         clips = read_csv(path, usage)
     elif path.suffix == ".npz" and path.is_file():
@@ -113,41 +152,51 @@ def read_dataset(path: Path, label_names: tuple[str, ...], usage: str = "Trainin
         raise TrainingError(
             f"{path}: expected an .npz or .csv file, or a folder with one folder a label (DATA=...)"
         )
-    if not clips:
-        raise TrainingError(f"{path}: no labelled faces found")
-    frames = [clip.frames for clip in clips]
-    labels = torch.tensor([clip.label for clip in clips])
+    seen = [clip for clip in clips if len(clip.frames)]
+    if not seen:
+        raise TrainingError(f"{path}: no labelled faces found among {len(clips)} pictures or clips")
+    left_out = tuple(clip.name for clip in clips if not len(clip.frames))
+    if left_out:
+        logger.warning(
+            "%s: no face found in %d of %d: %s", path, len(left_out), len(clips), shorten(left_out)
+        )
+    labels = torch.tensor([clip.label for clip in seen])
     if labels.min() < 0 or labels.max() >= len(label_names):
         raise TrainingError(
             f"{path}: labels {labels.min()} to {labels.max()}; there are names for 0 to "
             f"{len(label_names) - 1} ({', '.join(label_names)}); --labels (LABELS=...) gives others"
         )
-    return Dataset(
-        path.name,
-        to_tensor(frames, path),
-        torch.tensor([0, *np.cumsum([len(f) for f in frames])]),
-        labels,
-        label_names,
-        tuple(clip.subject for clip in clips),
-    )
+    subjects = tuple(clip.subject for clip in seen)
+    frames = to_tensor([clip.frames for clip in seen], path)
+    starts = starts_of([clip.frames for clip in seen])
+    return Dataset(path.name, frames, starts, labels, label_names, subjects, left_out)
 
 
-@dataclass(frozen=True)
-class LabelledClip:
-    """One clip as it was read: (K, h, w[, 3]) uint8 frames, its label's index, its subject."""
-
-    frames: np.ndarray
-    label: int
-    subject: str
+def starts_of(clips: Sequence[Sequence[np.ndarray] | Tensor]) -> Tensor:
+    """Where each clip begins among all frames, and where the last one ends."""
+    return torch.tensor([0, *np.cumsum([len(clip) for clip in clips])], dtype=torch.int64)
 
 
-def to_tensor(frames: Sequence[np.ndarray], path: Path) -> Tensor:
-    """Join clips of one form into (M, 1 or 3, h, w)."""
-    shapes = {f.shape[1:] for f in frames}
-    if len(shapes) != 1:
-        raise TrainingError(f"{path}: faces of several forms {sorted(shapes)}; expected one")
-    joined = torch.from_numpy(np.concatenate(frames))
-    return joined[:, None] if joined.ndim == 3 else joined.permute(0, 3, 1, 2).contiguous()
+def shorten(names: Sequence[str], most: int = 8) -> str:
+    """List a few names and count the rest."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def to_tensor(clips: Sequence[Sequence[np.ndarray]], path: Path) -> Tensor:
+    """Join clips of one form into (M, 1 or 3, h, w); without colours, one channel is kept."""
+    frames = [frame for clip in clips for frame in clip]
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) != 1 or 0 in next(iter(shapes)):
+        found = shorten(sorted(map(str, shapes)))
+        raise TrainingError(f"{path}: faces of the forms {found}; expected one, without a 0")
+    joined = np.stack(frames)
+    if joined.ndim == 4:
+        if (joined == joined[..., :1]).all():
+            joined = joined[..., 0]
+        else:
+            return torch.from_numpy(joined).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(joined)[:, None]
 
 
 def read_arrays(path: Path) -> list[LabelledClip]:
@@ -156,62 +205,70 @@ def read_arrays(path: Path) -> list[LabelledClip]:
     if labels is None:
         raise TrainingError(f"{path}: no array `labels`")
     return [
-        LabelledClip(image[None], int(label), f"picture {i}")
+        LabelledClip(f"picture {i}", [image], int(label))
         for i, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
 
 
 def read_csv(path: Path, usage: str) -> list[LabelledClip]:
     """Read the FER2013 challenge's own file: emotion 0..6, 48 x 48 gray pixels, usage."""
-    clips = []
+    clips, usages = [], set()
     csv.field_size_limit(1 << 20)
     try:
         with path.open(newline="") as file:
             for i, row in enumerate(csv.DictReader(file)):
-                if row.get("Usage", usage) != usage:
-                    continue
-                pixels = np.array(row["pixels"].split(), dtype=np.uint8)
-                side = round(len(pixels) ** 0.5)
-                label = int(row["emotion"])
-                clips.append(LabelledClip(pixels.reshape(1, side, side), label, f"picture {i}"))
-    except (OSError, KeyError, ValueError, OverflowError, AttributeError, csv.Error) as error:
+                if None in row.values():
+                    raise ValueError(f"row {i + 1} is cut off")
+                usages.add(row["Usage"])
+                if row["Usage"] == usage:
+                    pixels = np.array(row["pixels"].split(), dtype=np.uint8)
+                    side = round(len(pixels) ** 0.5)
+                    image = pixels.reshape(side, side)
+                    clips.append(LabelledClip(f"row {i + 1}", [image], int(row["emotion"])))
+    except (OSError, KeyError, ValueError, OverflowError, csv.Error) as error:
         raise TrainingError(
             f"{path}: expected columns emotion, pixels and Usage as in the FER2013 challenge "
             f"({type(error).__name__}: {error})"
         ) from error
+    if not clips:
+        found = shorten(sorted(usages))
+        raise TrainingError(f"{path}: no rows of Usage {usage}; there are {found}")
     return clips
 
 
-def read_folder(folder: Path, label_names: tuple[str, ...]) -> list[LabelledClip]:
+def read_folder(folder: Path, label_names: tuple[str, ...], side: int) -> Iterator[LabelledClip]:
     """Read a folder a label, or CK+ as published."""
-    published = sorted(folder.glob("cohn-kanade-images*/S*/*/"))
-    if published:
-        return read_ckplus(folder, published, label_names)
-    clips = []
+    if sequences := sorted(folder.glob("cohn-kanade-images*/S*/*/")):
+        yield from read_ckplus(folder, sequences, label_names, side)
+        return
     inner = sorted(path for path in folder.iterdir() if path.is_dir())
     known = {name.lower(): i for i, name in enumerate(label_names)}
     if strangers := [path.name for path in inner if path.name.lower() not in known]:
         raise TrainingError(
-            f"{folder}: folders {', '.join(strangers)} are named for no label "
-            f"({', '.join(label_names)}); --labels (LABELS=...) gives others"
+            f"{folder}: folders {shorten(strangers)} are named for no label "
+            f"({', '.join(label_names)}); --labels (LABELS=...) gives others. CK+ is read from the "
+            "folder that holds cohn-kanade-images/ and Emotion/"
         )
+    finder = FaceFinder(side)
     for path in inner:
-        label = known[path.name.lower()]
         for item in tqdm(sorted(path.iterdir()), desc=path.name, leave=False):
-            if frames := list(read_item(item)):
-                clips.append(LabelledClip(np.stack(frames), label, subject_of(item)))
-    return clips
+            frames = read_item(item, finder)
+            if frames is not None:
+                label = known[path.name.lower()]
+                yield LabelledClip(f"{path.name}/{item.name}", frames, label, subject_of(item))
 
 
-def read_item(item: Path) -> Iterable[np.ndarray]:
-    """Read one picture, one folder of a sequence's pictures, or one video."""
+def read_item(item: Path, finder: "FaceFinder") -> list[np.ndarray] | None:
+    """Read one picture, one folder of a sequence's pictures, or one video; None for other files."""
     if item.is_dir():
-        return [read_picture(p) for p in list_pictures(item)]
+        return [read_picture(p, finder.side) for p in list_pictures(item)]
     if item.suffix.lower() in PICTURES:
-        return [read_picture(item)]
+        return [read_picture(item, finder.side)]
     if item.suffix.lower() in VIDEOS:
-        return find_faces((f.pts_seconds, f.image) for f in read_frames(item))
-    return []
+        return finder.find((f.pts_seconds, f.image) for f in read_frames(item, VIDEO_FPS))
+    if not item.name.startswith("."):
+        logger.warning("%s: left out, neither a picture nor a video", item)
+    return None
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -219,45 +276,58 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
 
 
-def subject_of(item: Path) -> str:
+def subject_of(item: Path) -> str | None:
     """Whose face it is: a name's part before the first "_" or "-", as in S005_001."""
-    return re.split(r"[_\-.]", item.name)[0]
+    subject, separator, _ = item.stem.replace("-", "_").partition("_")
+    return subject if separator else None
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Open a picture as RGB."""
-    try:
-        return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise TrainingError(f"{path}: not a picture that can be read ({error})") from error
+def read_picture(path: Path, side: int) -> np.ndarray:
+    """Read an aligned face as (side, side, 3) uint8."""
+    return resize(open_picture(path), side)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read an aligned face as (SIDE, SIDE, 3) uint8."""
-    return np.asarray(open_picture(path).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+def resize(image: Image.Image, side: int) -> np.ndarray:
+    """Bring a face to (side, side, 3) uint8."""
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def find_faces(frames: Iterable[tuple[float, np.ndarray]]) -> Iterable[np.ndarray]:
-    """Find, follow and align the face of a video: (SIDE, SIDE, 3) uint8 for each frame with one.
+class FaceFinder:
+    """Find, follow and align the face of videos, as the clients do."""
 
-    Args:
-        frames: seconds and (H, W, 3) uint8 RGB.
-    """
-    detector, follower = FaceDetector(), FaceFollower()
-    try:
-        for seconds, image in frames:
-            if face := follower.follow(detector.detect(image), seconds):
-                aligned = Image.fromarray(align(image, face.landmarks))
-                yield np.asarray(aligned.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    except FerError as error:
-        raise TrainingError(str(error)) from error
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.detector: FaceDetector | None = None
+
+    def find(self, frames: Iterable[tuple[float, np.ndarray]]) -> list[np.ndarray]:
+        """Give (side, side, 3) uint8 for each frame with the followed face.
+
+        Args:
+            frames: seconds and (H, W, 3) uint8 RGB.
+        """
+        follower = FaceFollower()
+        faces = []
+        try:
+            self.detector = self.detector or FaceDetector()
+            for seconds, image in frames:
+                if face := follower.follow(self.detector.detect(image), seconds):
+                    aligned = Image.fromarray(align(image, face.landmarks))
+                    faces.append(resize(aligned, self.side))
+        except FerError as error:
+            raise TrainingError(str(error)) from error
+        return faces
 
 
 def read_ckplus(
-    folder: Path, sequences: Sequence[Path], label_names: tuple[str, ...]
-) -> list[LabelledClip]:
+    folder: Path, sequences: Sequence[Path], label_names: tuple[str, ...], side: int
+) -> Iterator[LabelledClip]:
     """Read CK+'s labelled sequences: the last three frames of each, faces found and aligned."""
-    clips = []
+    finder = FaceFinder(side)
+    if not any(folder.glob("Emotion*/S*/*/*_emotion.txt")):
+        raise TrainingError(
+            f"{folder}: no Emotion/S*/*/*_emotion.txt beside cohn-kanade-images/; CK+'s labels are "
+            "a download of their own"
+        )
     for sequence in tqdm(sequences, desc="CK+ sequences"):
         subject, number = sequence.parts[-2:]
         files = sorted(folder.glob(f"Emotion*/{subject}/{number}/*_emotion.txt"))
@@ -266,32 +336,35 @@ def read_ckplus(
         try:
             emotion = CKPLUS_EMOTIONS[int(float(files[0].read_text()))]
             label = label_names.index(emotion)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OverflowError) as error:
             raise TrainingError(
                 f"{files[0]}: expected a number from 1 to 7 whose emotion is one of "
                 f"{', '.join(label_names)}; --labels ckplus (LABELS=ckplus) has all seven"
             ) from error
         pictures = list_pictures(sequence)[-CKPLUS_PEAK_FRAMES:]
         images = ((i / 30, np.asarray(open_picture(p))) for i, p in enumerate(pictures))
-        if frames := list(find_faces(images)):
-            clips.append(LabelledClip(np.stack(frames), label, subject))
-    return clips
+        yield LabelledClip(f"{subject}/{number}", finder.find(images), label, subject)
 
 
-def folds_by_subject(subjects: Sequence[str], num_folds: int = 10) -> list[np.ndarray]:
+def folds_by_subject(subjects: Sequence[str | None], num_folds: int = 10) -> list[np.ndarray]:
     """Split clips so that nobody is in two folds: subjects in ascending order, every tenth.
 
     Returns:
         for each fold, the indices of the clips held out.
 
     Raises:
-        ExportError: for fewer subjects than folds.
+        ExportError: for clips of nobody in particular, or fewer subjects than folds.
 
     Source: the protocol of Meng et al., ICIP 2019, section 3.1.
     """
-    names = sorted(set(subjects))
+    if None in subjects:
+        raise TrainingError(
+            "the data do not say whose faces they are; expected CK+ as published, or sequences "
+            "named <subject>_..., such as S005_001"
+        )
+    names = sorted(set(map(str, subjects)))
     if len(names) < num_folds:
-        raise ExportError(f"{len(names)} subjects for {num_folds} folds; expected as many at least")
+        raise TrainingError(f"{len(names)} subjects for {num_folds} folds; expected more")
     fold_of = {name: i % num_folds for i, name in enumerate(names)}
-    folds = np.array([fold_of[s] for s in subjects])
+    folds = np.array([fold_of[str(s)] for s in subjects])
     return [np.flatnonzero(folds == k) for k in range(num_folds)]

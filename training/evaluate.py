@@ -4,245 +4,57 @@
     checkpoint + clips   ->  the clips, whole
     ->  OUT/report.md, OUT/confusion.png
 
-`python -m training.evaluate` (`make evaluate`). The embedder runs as it is served: no test-time
-augmentation, no second crop.
+`python -m training.evaluate` (`make evaluate`). The network runs in float32 on faces as they are
+served: no test-time augmentation, no second crop.
 """
 
 import argparse
-import logging
+import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
-from tqdm import tqdm
 
-from export.checkpoint import Checkpoint, add_arguments, read_embedder, read_from_arguments
-from export.errors import ExportError
-from export.fan import FRAME_SIZE, LUMA
+from export.checkpoint import (
+    Checkpoint,
+    Embedder,
+    add_arguments,
+    read_checkpoint,
+    read_embedder,
+)
 from export.files import write_whole
 from export.provenance import provenance
-from training.clips import ClipClassifier, Scores
+from training import TrainingError
+from training.clips import ClipClassifier
 from training.data import Dataset, read_dataset
-from training.loop import autocast, choose_device, generator, place
-from training.spoil import CLEAR, KINDS, make_clips
+from training.loop import choose_device, place
+from training.measure import (
+    NUM_FRAMES,
+    NUM_SPOILT,
+    SYSTEMS,
+    Measured,
+    Weighed,
+    build,
+    measure,
+    percent,
+    score_dataset,
+    score_made_clips,
+    systems_of,
+    weigh,
+)
+from training.options import USAGES, add_device, run_command, whole
+from training.spoil import KINDS
+from training.stills import load_embedder
 
 matplotlib.use("Agg")  # no display needed
 
 from matplotlib import pyplot
 
-logger = logging.getLogger(__name__)
-
-SYSTEMS = ("score fusion", "self-attention", "FAN")
 STAGE_ONE = "score fusion, stage one's embedder"
 NUM_FACES_BY_LENGTH = 300
-NUM_FRAMES = 8  # of a clip made from a still,
-NUM_SPOILT = 4  # and how many of them are spoilt
-NUM_BINS = 15  # of the calibration error
-BATCH = 128  # frames
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How well one system names the emotions of labelled clips.
-
-    Args:
-        confusion: (C, C) int: rows are true emotions, columns named ones.
-        calibration_error: mean distance of confidence and accuracy, over equally wide bins.
-    """
-
-    confusion: np.ndarray
-    calibration_error: float
-
-    @property
-    def correct(self) -> int:
-        """How many were named right."""
-        return int(np.trace(self.confusion))
-
-    @property
-    def total(self) -> int:
-        """How many there were."""
-        return int(self.confusion.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1, 0..1."""
-        return self.correct / self.total
-
-    @property
-    def recalls(self) -> np.ndarray:
-        """(C,): share of each emotion that was named right; NaN where there was none."""
-        totals = self.confusion.sum(1)
-        return np.divide(
-            np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0
-        )
-
-    @property
-    def balanced(self) -> float:
-        """Mean recall of the emotions there were."""
-        return float(np.nanmean(self.recalls))
-
-
-def measure(probabilities: Tensor, labels: Tensor) -> Measured:
-    """Compare (N, C) probabilities with (N,) labels."""
-    num_classes = probabilities.shape[1]
-    confidence, named = probabilities.max(1)
-    pairs = labels * num_classes + named
-    confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
-    right = (named == labels).double()
-    bins = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-    gaps = torch.zeros(NUM_BINS, dtype=torch.double).index_add_(
-        0, bins.cpu(), (right - confidence.double()).cpu()
-    )
-    return Measured(confusion.cpu().numpy(), float(gaps.abs().sum() / len(labels)))
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """How well FAN's weights tell clear frames from spoilt ones.
-
-    Args:
-        clear: mean weight of a clear frame, where an even share is 1 / K.
-        spoilt: mean weight of a spoilt one.
-        auc: chance that, of one clear and one spoilt frame of any clips, the clear weighs more.
-        by_kind: kind of spoiling -> its frames' mean weight.
-    """
-
-    clear: float
-    spoilt: float
-    auc: float
-    by_kind: Mapping[str, float]
-
-
-def weigh(weights: Tensor, kinds: Tensor) -> Weighed:
-    """Compare (N, K) weights with (N, K) kinds."""
-    clear = kinds == CLEAR
-    return Weighed(
-        weights[clear].mean().item(),
-        weights[~clear].mean().item(),
-        auc(weights[clear], weights[~clear]),
-        {name: weights[kinds == i].mean().item() for i, name in enumerate(KINDS)},
-    )
-
-
-def auc(above: Tensor, below: Tensor) -> float:
-    """Chance that a value of `above` exceeds one of `below`; ties count half."""
-    below = below.sort().values
-    less = torch.searchsorted(below, above).double()
-    as_much = torch.searchsorted(below, above, right=True).double()
-    return float(((less + as_much) / 2).mean() / len(below))
-
-
-def build(checkpoint: Checkpoint, device: torch.device) -> ClipClassifier:
-    """Fill a ClipClassifier with a checkpoint's weights, in evaluation mode."""
-    model = ClipClassifier(len(checkpoint.labels))
-    weights = {}
-    for name in model.state_dict():
-        source = name.removeprefix("backbone.").removeprefix("attention.")
-        if source in checkpoint.state:
-            weights[name] = checkpoint.state[source]
-    model.load_state_dict(weights, strict=False)
-    return place(model, device).eval()
-
-
-def prepare(frames: Tensor, checkpoint: Checkpoint) -> Tensor:
-    """Bring (M, C, h, w) uint8 frames to what the network sees when they are served.
-
-    The face is brought to the wire's size first, as a client does, and then to the network's.
-    """
-    faces = frames.float() / 255
-    faces = F.interpolate(faces, (FRAME_SIZE, FRAME_SIZE), mode="bilinear", antialias=True)
-    return adapt(F.avg_pool2d(faces, FRAME_SIZE // checkpoint.preprocessing.size), checkpoint)
-
-
-def adapt(faces: Tensor, checkpoint: Checkpoint) -> Tensor:
-    """Colour and standardise (..., C, S, S) float faces as the checkpoint says."""
-    preprocessing = checkpoint.preprocessing
-    if preprocessing.color == "gray" and faces.shape[-3] == 3:
-        luma = torch.tensor(LUMA, device=faces.device).view(3, 1, 1)
-        faces = (faces * luma).sum(-3, keepdim=True)
-    if preprocessing.standardises:
-        mean, std = (
-            torch.tensor(v, device=faces.device).view(3, 1, 1)
-            for v in (preprocessing.mean, preprocessing.std)
-        )
-        faces = (faces - mean) / std
-    return faces
-
-
-@torch.no_grad()
-def score(model: ClipClassifier, faces: Tensor) -> Scores:
-    """Score (B, K, C, S, S) prepared faces."""
-    with autocast(faces.device):
-        return model(faces)
-
-
-def join(scores: Sequence[Scores]) -> Scores:
-    """Put batches of clips of equal length together."""
-    return Scores(*(torch.cat(parts) for parts in zip(*scores, strict=True)))
-
-
-def score_stills(model: ClipClassifier, data: Dataset, checkpoint: Checkpoint) -> Scores:
-    """Score every picture as a clip of one frame."""
-    batches = tqdm(data.frames.split(BATCH), desc="stills", leave=False)
-    return join([score(model, prepare(b, checkpoint)[:, None]) for b in batches])
-
-
-def score_made_clips(
-    model: ClipClassifier,
-    data: Dataset,
-    checkpoint: Checkpoint,
-    seed: int,
-    num_frames: int = NUM_FRAMES,
-    num_spoilt: int = NUM_SPOILT,
-) -> tuple[Scores, Tensor]:
-    """Make a clip of every still and score it.
-
-    Returns:
-        the scores, and (N, K) what each frame was spoilt with.
-    """
-    device = data.frames.device
-    scores, kinds = [], []
-    batches = torch.arange(len(data)).split(max(1, BATCH // num_frames))
-    for i, chosen in enumerate(tqdm(batches, desc=f"clips, seed {seed}", leave=False)):
-        clips = make_clips(
-            data.frames,
-            data.labels,
-            chosen.to(device),
-            num_frames,
-            torch.full((len(chosen),), num_spoilt, device=device),
-            checkpoint.preprocessing.size,
-            data.neutral,
-            generator(device, seed, 3, i),
-        )
-        scores.append(score(model, adapt(clips.faces, checkpoint)))
-        kinds.append(clips.kinds)
-    return join(scores), torch.cat(kinds)
-
-
-def score_clips(model: ClipClassifier, data: Dataset, checkpoint: Checkpoint) -> Iterator[Scores]:
-    """Score clips of any lengths, each with all its frames."""
-    for i in tqdm(range(len(data)), desc="clips", leave=False):
-        yield score(model, prepare(data.clip(i), checkpoint)[None])
-
-
-def score_dataset(
-    model: ClipClassifier, data: Dataset, checkpoint: Checkpoint
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Score stills as clips of one frame, and clips whole.
-
-    Returns:
-        each system's (N, C) probabilities, and the (N,) labels.
-    """
-    if data.is_stills:
-        return score_stills(model, data, checkpoint).probabilities(), data.labels
-    each = [scores.probabilities() for scores in score_clips(model, data, checkpoint)]
-    return {name: torch.cat([p[name] for p in each]) for name in SYSTEMS}, data.labels
 
 
 @dataclass(frozen=True)
@@ -250,12 +62,14 @@ class Report:
     """All that `python -m training.evaluate` measured.
 
     Args:
+        served: the system that the checkpoint's variant serves.
         plain: system -> measured on the data as they are: stills, or whole clips.
         spoilt: for each seed, system -> measured on clips made of stills; empty for real clips.
         weighed: for each seed, FAN's weights of those.
-        lengths: number of frames -> FAN measured on clips of so many, all of them clear.
+        lengths: number of frames -> the served system on clips of so many, all of them clear.
     """
 
+    served: str
     plain: Mapping[str, Measured]
     spoilt: Sequence[Mapping[str, Measured]]
     weighed: Sequence[Weighed]
@@ -267,25 +81,28 @@ def evaluate(
     data: Dataset,
     seeds: Sequence[int],
     lengths: Sequence[int] = (),
-    embedder: Mapping[str, Tensor] | None = None,
+    embedder: Embedder | None = None,
 ) -> Report:
     """Measure the three systems; on stills also on clips made of them, once a seed.
 
     Args:
-        data: on the device to compute on.
-        lengths: of clips of clear frames to measure FAN on, with some of the faces.
-        embedder: stage one's weights: its score fusion is measured beside, on the same clips.
+        data: on the device to compute on, numbered as the checkpoint's labels are.
+        lengths: of clips of clear frames to measure on, with some of the faces.
+        embedder: of stage one: its score fusion is measured beside, on the same clips.
+
+    Raises:
+        ExportError: for an embedder without a classifier of these labels.
     """
-    device = data.frames.device
-    model = build(checkpoint, device)
-    stage_one = None
-    if embedder is not None:
-        state = {**checkpoint.state, **embedder}
-        stage_one = build(replace(checkpoint, state=state), device)
-    probabilities, labels = score_dataset(model, data, checkpoint)
-    plain = {name: measure(probabilities[name], labels) for name in systems_of(checkpoint)}
+    labels = data.labels
+    served = SYSTEMS[1] if checkpoint.variant == "self" else SYSTEMS[2]
+    probabilities = score_dataset(checkpoint, data)
+    plain = {name: measure(values, labels) for name, values in probabilities.items()}
+    if not data.is_stills:
+        return Report(served, plain, (), (), {})
+    model = build(checkpoint, data.frames.device)
+    stage_one = None if embedder is None else build_stage_one(checkpoint, embedder, data)
     spoilt, weighed = [], []
-    for seed in seeds if data.is_stills else ():
+    for seed in seeds:
         scores, kinds = score_made_clips(model, data, checkpoint, seed)
         each = scores.probabilities()
         systems = {name: measure(each[name], labels) for name in systems_of(checkpoint)}
@@ -293,23 +110,25 @@ def evaluate(
             alone, _ = score_made_clips(stage_one, data, checkpoint, seed)
             systems = {STAGE_ONE: measure(alone.probabilities()[SYSTEMS[0]], labels), **systems}
         spoilt.append(systems)
-        weighed.append(weigh(scores.weights, kinds))
+        weights = scores.self_weights if served == SYSTEMS[1] else scores.weights
+        weighed.append(weigh(weights, kinds))
     some = data.choose(np.random.default_rng(0).permutation(len(data))[:NUM_FACES_BY_LENGTH])
     by_length = {}
-    for length in lengths if data.is_stills else ():
+    for length in lengths:
         scores, _ = score_made_clips(model, some, checkpoint, 0, length, 0)
-        by_length[length] = measure(scores.probabilities()[SYSTEMS[-1]], some.labels)
-    return Report(plain, spoilt, weighed, by_length)
+        by_length[length] = measure(scores.probabilities()[served], some.labels)
+    return Report(served, plain, spoilt, weighed, by_length)
 
 
-def systems_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Name the systems a checkpoint has the heads of; a frame classifier may be missing."""
-    return SYSTEMS if "fc.weight" in checkpoint.state else SYSTEMS[1:]
-
-
-def percent(value: float) -> str:
-    """Write a share."""
-    return f"{100 * value:.2f} %"
+def build_stage_one(checkpoint: Checkpoint, embedder: Embedder, data: Dataset) -> ClipClassifier:
+    """Build stage one's network: of a ClipClassifier's three systems only score fusion means it."""
+    model = ClipClassifier(len(checkpoint.labels))
+    if not load_embedder(model.backbone, model.fc, embedder, checkpoint.labels):
+        raise TrainingError(
+            "--embedder has no classifier (fc.*) of the labels "
+            f"{', '.join(checkpoint.labels)}; expected stage one's embedder.pth.tar"
+        )
+    return place(model, data.frames.device).eval()
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -319,17 +138,22 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f} %"
 
 
-def write_report(
-    report: Report, checkpoint: Checkpoint, data: Dataset, source: Path, out: Path
-) -> str:
-    """Write report.md and confusion.png into `out`; give the report's text."""
+def write_report(report: Report, data: Dataset, checkpoint: Path, source: str, out: Path) -> str:
+    """Write report.md and confusion.png into `out`; give the report's text.
+
+    Args:
+        checkpoint: its file.
+        source: the data, in words.
+    """
     kind = "stills, one frame each" if data.is_stills else "clips, all their frames"
+    served = report.plain[report.served]
     lines = [
-        f"# {source.name} on {data.name}",
+        f"# {checkpoint.name} on {source}",
         "",
-        f"{len(data)} {kind}, one crop, no test-time augmentation. "
+        f"{len(data)} {kind}, one crop, no test-time augmentation, float32. "
         + provenance("torch", "numpy")
-        + ".",
+        + "."
+        + (f" Without {len(data.left_out)} in which no face was found." if data.left_out else ""),
         "",
         "| system | top-1 | mean recall | calibration error |",
         "|---|---|---|---|",
@@ -339,37 +163,39 @@ def write_report(
             f"| {name} | {percent(figures.accuracy)} ({figures.correct} / {figures.total}) | "
             f"{percent(figures.balanced)} | {percent(figures.calibration_error)} |"
         )
-    lines += ["", f"Recall of {SYSTEMS[-1]}:", "", "| " + " | ".join(data.label_names) + " |"]
+    lines += ["", f"Recall of {report.served}:", "", "| " + " | ".join(data.label_names) + " |"]
     lines.append("|" + "---|" * len(data.label_names))
-    recalls = report.plain[SYSTEMS[-1]].recalls
-    lines.append("| " + " | ".join(percent(r) for r in recalls) + " |")
+    lines.append("| " + " | ".join(percent(r) for r in served.recalls) + " |")
     if report.spoilt:
         lines += describe_spoilt(report)
     if report.lengths:
         lines += describe_lengths(report)
     text = "\n".join(lines) + "\n"
     write_whole(out / "report.md", text.encode())
-    draw_confusion(report.plain[SYSTEMS[-1]], data.label_names, out / "confusion.png")
+    draw_confusion(served, data.label_names, out / "confusion.png")
     return text
 
 
 def describe_spoilt(report: Report) -> list[str]:
-    """Say how the systems fare on clips with spoilt frames, and what FAN's weights see."""
-    seeds = len(report.spoilt)
+    """Say how the systems fare on clips with spoilt frames, and what the weights see."""
     lines = [
         "",
         f"Clips of {NUM_FRAMES} frames made of each still, {NUM_SPOILT} of them spoilt "
-        f"({', '.join(KINDS)}); {seeds} seeds, mean and standard deviation:",
+        f"({', '.join(KINDS)}: the kinds that training makes too), {len(report.spoilt)} seeds, "
+        "mean and standard deviation:",
         "",
-        "| system | top-1 | FAN's lead, points |",
-        "|---|---|---|",
+        f"| system | top-1 | {report.served}'s lead, points | mean recall | calibration error |",
+        "|---|---|---|---|---|",
     ]
+    best = [each[report.served].accuracy for each in report.spoilt]
     for name in report.spoilt[0]:
-        accuracies = [each[name].accuracy for each in report.spoilt]
-        lead = np.mean(
-            [100 * (each[SYSTEMS[-1]].accuracy - each[name].accuracy) for each in report.spoilt]
+        figures = [each[name] for each in report.spoilt]
+        lead = 100 * (np.mean(best) - np.mean([f.accuracy for f in figures]))
+        lines.append(
+            f"| {name} | {mean_and_spread([f.accuracy for f in figures])} | {lead:+.2f} | "
+            f"{mean_and_spread([f.balanced for f in figures])} | "
+            f"{mean_and_spread([f.calibration_error for f in figures])} |"
         )
-        lines.append(f"| {name} | {mean_and_spread(accuracies)} | {lead:+.2f} |")
     clear, spoilt, area = (
         float(np.mean([getattr(w, name) for w in report.weighed]))
         for name in ("clear", "spoilt", "auc")
@@ -387,7 +213,7 @@ def describe_spoilt(report: Report) -> list[str]:
 
 
 def describe_lengths(report: Report) -> list[str]:
-    """Say how FAN fares as clear frames are added."""
+    """Say how the served system fares as clear frames are added."""
     total = next(iter(report.lengths.values())).total
     return [
         "",
@@ -395,7 +221,9 @@ def describe_lengths(report: Report) -> list[str]:
         "",
         "| frames | " + " | ".join(map(str, report.lengths)) + " |",
         "|---|" + "---|" * len(report.lengths),
-        "| FAN | " + " | ".join(percent(m.accuracy) for m in report.lengths.values()) + " |",
+        f"| {report.served} | "
+        + " | ".join(percent(m.accuracy) for m in report.lengths.values())
+        + " |",
     ]
 
 
@@ -414,38 +242,70 @@ def draw_confusion(measured: Measured, label_names: Sequence[str], path: Path) -
             share = shares[row, column]
             color = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
     pyplot.close(figure)
+    write_whole(path, picture.getvalue())
+
+
+def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
+    """Read the checkpoint, and the data numbered as its labels are.
+
+    --labels numbers the data; a checkpoint that does not name its own labels has the same.
+    """
+    own = args.checkpoint.suffix == ".safetensors"
+    checkpoint = read_checkpoint(
+        args.checkpoint,
+        labels=None if own else args.labels,
+        color=args.color,
+        variant=args.variant,
+    )
+    names = args.labels or checkpoint.labels
+    data = read_dataset(args.data, names, args.usage, checkpoint.preprocessing.size)
+    return checkpoint, data.renumber(checkpoint.labels).to(choose_device(args.device))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", type=Path, help="labelled faces: see training/data.py")
+    parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
     parser.add_argument("--checkpoint", type=Path, default=Path("weights/fan.safetensors"))
-    parser.add_argument("--usage", default="PublicTest", help="rows of a CSV (default: PublicTest)")
+    parser.add_argument(
+        "--usage", default="PublicTest", choices=USAGES, help="rows of a CSV (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/evaluation"))
-    parser.add_argument("--seeds", type=int, default=3, help="of the clips made of stills")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="frames of clear clips")
-    parser.add_argument("--embedder", type=Path, help="stage one's file, to compare with")
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument(
+        "--seeds",
+        type=whole(1, 100),
+        default=3,
+        help="how many times clips are made of stills (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=whole(1, 10_000),
+        nargs="*",
+        default=[],
+        help="also measure clips of so many clear frames, made of stills",
+    )
+    parser.add_argument(
+        "--embedder", type=Path, help="also measure score fusion by stage one's embedder.pth.tar"
+    )
     add_arguments(parser)
+    add_device(parser)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        checkpoint = read_from_arguments(args.checkpoint, args)
-        data = read_dataset(args.data, checkpoint.labels, args.usage)
+
+    def command() -> None:
+        checkpoint, data = read(args)
         embedder = read_embedder(args.embedder) if args.embedder else None
-        device = choose_device(args.device)
-        report = evaluate(checkpoint, data.to(device), range(args.seeds), args.lengths, embedder)
-        print(write_report(report, checkpoint, data, args.checkpoint, args.out))
-    except ExportError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.out / 'report.md'}  {args.out / 'confusion.png'}")
-    return 0
+        report = evaluate(checkpoint, data, range(args.seeds), args.lengths, embedder)
+        source = data.name + (f", rows {args.usage}" if args.data.suffix == ".csv" else "")
+        print(write_report(report, data, args.checkpoint, source, args.out))
+        print(f"{args.out / 'report.md'}  {args.out / 'confusion.png'}")
+
+    return run_command("evaluate", command, "stopped")
 
 
 if __name__ == "__main__":

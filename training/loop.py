@@ -3,7 +3,8 @@
     step number -> loss -> SGD -> exponential moving average -> saved state, log.csv
 
 All that a step draws comes from `generator(seed, step)`, so a run that was killed goes on from its
-last saved state to the weights it would have had.
+last saved state to the weights it would have had: to the bit on a CPU with as many threads, and on
+a GPU as far as its kernels add up in one order.
 """
 
 import csv
@@ -22,14 +23,19 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from export.files import write_whole
+from export.provenance import provenance
 from training import TrainingError
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
 
-SAVE_SECONDS = 120.0  # between saved states: what a kill costs at most
+# A kill costs what was done since the last saved state: so many seconds, and what is left until the
+# next row of the log.
+SAVE_SECONDS = 120.0
 LOG_STEPS = 50  # a row of log.csv is the mean of so many
+RECIPE_VERSION = 2  # changes with any code that changes what a run ends with
+WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,16 @@ def generator(device: torch.device, *numbers: int) -> Generator:
     return Generator(device).manual_seed(seed)
 
 
+def seed_dropout(seed: int, step: int) -> None:
+    """Fix what dropout draws in a step: it takes no generator of its own."""
+    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def epoch_of(num: int, batch: int) -> int:
+    """The steps of an epoch, one at least."""
+    return max(1, num // batch)
+
+
 def choose_device(name: str | None = None) -> torch.device:
     """Take the device named, else a GPU if there is one."""
     try:
@@ -77,6 +93,10 @@ def choose_device(name: str | None = None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"device {name}: not usable here ({error}); DEVICE=cpu is") from error
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(f"device {name}: expected cpu, cuda or cuda:<number> (DEVICE=...)")
+    torch.backends.cudnn.deterministic = True
+    torch.set_flush_denormal(True)  # averages of dead weights would be slow to add on a CPU
     return device
 
 
@@ -90,11 +110,14 @@ def place(model: M, device: torch.device) -> M:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Compute in half the bits where the hardware is made for it: bfloat16, else FP16 on a GPU."""
+    """Compute in half the bits where the hardware is made for it: bfloat16, else FP16 on a GPU.
+
+    For a network alone: coordinates and sums over frames need float32.
+    """
     if device.type == "cuda":
-        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.autocast("cuda", half)
-    quick = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        quick = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.autocast("cuda", torch.bfloat16 if quick else torch.float16)
+    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.autocast("cpu", torch.bfloat16, enabled=quick)
 
 
@@ -119,8 +142,18 @@ class Fit:
         self.model = model
         self.recipe = recipe
         self.folder = folder
-        self.identity = {**asdict(recipe), **identity, "heads_factor": heads_factor}
         self.device = next(model.parameters()).device
+        half = autocast(self.device)
+        self.identity = {
+            **asdict(recipe),
+            **identity,
+            "heads_factor": heads_factor,
+            "version": RECIPE_VERSION,
+            "device": self.device.type,
+            "computes in": str(half.fast_dtype if half._enabled else torch.float32),
+        }
+        # Who computed: one line a start, as a run may be continued elsewhere.
+        self.made = [provenance("torch")]
         self.average = {
             k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()
         }
@@ -128,7 +161,7 @@ class Fit:
             self.groups(heads_factor), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
         )
         self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=autocast(self.device).fast_dtype is torch.float16
+            self.device.type, enabled=half.fast_dtype is torch.float16
         )
         self.step = 0
         self.rows: list[dict[str, float | int]] = []
@@ -149,13 +182,13 @@ class Fit:
     def run(
         self,
         loss_at: Callable[[int], Tensor],
-        measure: Callable[[int], dict[str, float]] | None = None,
+        figures_at: Callable[[int], dict[str, float]] | None = None,
     ) -> None:
         """Train to the last step, from the saved state if there is one.
 
         Args:
             loss_at: gives the loss of a step.
-            measure: called after every step; the figures it gives, if any, go into the log.
+            figures_at: called after every step; the figures it gives, if any, go into the log.
 
         Raises:
             TrainingError: for a loss that is not finite.
@@ -175,7 +208,7 @@ class Fit:
             losses.append(self.advance(loss_at))
             self.step += 1
             progress.update()
-            row = measure(self.step) if measure else {}
+            row = figures_at(self.step) if figures_at else {}
             if row or self.step % LOG_STEPS == 0 or self.step == self.recipe.steps:
                 self.log(losses, row)
                 losses = []
@@ -193,8 +226,7 @@ class Fit:
         rate = self.recipe.rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        with autocast(self.device):
-            loss = loss_at(self.step)
+        loss = loss_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -215,8 +247,8 @@ class Fit:
         loss = torch.stack(losses).mean().item()
         if not math.isfinite(loss):
             raise TrainingError(
-                f"{self.folder.name}: the loss is {loss} at step {self.step}; a smaller --rate "
-                "(learning rate) usually helps"
+                f"{self.folder.name}: the loss is {loss} at step {self.step}; is every picture of "
+                f"the data a face? ({self.folder / 'log.csv'} has the losses before)"
             )
         rate = self.recipe.rate_at(self.step - 1)
         self.rows.append({"step": self.step, "rate": round(rate, 7), "loss": round(loss, 5), **row})
@@ -233,6 +265,7 @@ class Fit:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "rows": self.rows,
+                "made": self.made,
             },
             buffer,
         )
@@ -254,8 +287,9 @@ class Fit:
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            found = state["identity"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+            found, step, rows = state["identity"], state["step"], state["rows"]
+            made = list(dict.fromkeys([*state["made"], *self.made]))
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, *WRONG_FORM) as error:
             raise TrainingError(f"{path}: not a state that was saved here; delete it") from error
         differences = [
             f"{k} {found.get(k)} (now {self.identity.get(k)})"
@@ -267,8 +301,7 @@ class Fit:
                 f"{path} belongs to a run with other settings: {', '.join(differences)}; "
                 "name another folder with --out (OUT=...), or delete this one"
             )
-        self.step = state["step"]
-        self.rows = state["rows"]
+        self.step, self.rows, self.made = step, rows, made
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -276,5 +309,5 @@ class Fit:
         logger.info("%s: going on from step %d of %d", path, self.step, self.recipe.steps)
 
     def averaged(self) -> dict[str, Tensor]:
-        """The weights to serve: the moving average."""
-        return {**self.model.state_dict(), **self.average}
+        """A copy of the weights to serve: the moving average."""
+        return {k: v.clone() for k, v in {**self.model.state_dict(), **self.average}.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from training.augment import Variation, light, rectangles, uniform, view, windows
+from training.augment import Variation, light, rectangles, shrink, uniform, view, windows
 
 KINDS = ("blurred", "dark", "occluded", "misaligned", "other face")
 BLURRED, DARK, OCCLUDED, MISALIGNED, OTHER = range(len(KINDS))
@@ -94,6 +94,8 @@ def make_clips(
         neutral: the label of neutral faces, if there is one.
     """
     kinds = draw_kinds(len(chosen), num_frames, num_spoilt, draws)
+    if (labels == labels[0]).all():
+        kinds = kinds.where(kinds != OTHER, BLURRED)  # there is no other emotion to show
     sources = chosen[:, None].repeat(1, num_frames)
     other = kinds == OTHER
     if other.any():
@@ -101,7 +103,7 @@ def make_clips(
     # A face does not change sides within a clip.
     mirrored = torch.rand(len(chosen), generator=draws, device=images.device) < 0.5
     flat = kinds.flatten()
-    pixels = images[sources.flatten()].float() / 255
+    pixels = shrink(images[sources.flatten()].float() / 255, size)
     thetas = windows(pixels, WITHIN_CLIP, draws)
     flips = mirrored.repeat_interleave(num_frames) != (thetas[:, 0, 0] < 0)
     thetas[flips, :, 0] *= -1
@@ -156,7 +158,7 @@ def darken(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
 
 
 def occlude(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
-    """Cover mouth and nose of the chosen faces with one gray: a hand, a scarf, a microphone."""
+    """Cover much of the lower face of the chosen ones with one gray: a hand, a microphone."""
     gray = uniform(faces, 0, 1, draws, len(faces), 1, 1, 1)
     covered = rectangles(faces, (0.55, 0.85), draws, low=True) & chosen[:, None, None, None]
     return torch.where(covered, gray, faces)

@@ -7,7 +7,7 @@ can start this stage or the next.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from export.checkpoint import is_counter, load_state
+from export.checkpoint import Embedder, embedder_weights, is_counter, load_state
 from export.fan import NUM_FEATURES
 from export.files import write_whole
 from export.resnet import BasicBlock, ResNet18
 from training.augment import Variation, mix_up, vary
-from training.loop import Fit, Recipe, autocast, generator
+from training.loop import Fit, Recipe, autocast, epoch_of, generator, seed_dropout
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,24 @@ class StillClassifier(nn.Module):
         faces = faces.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         return self.fc(self.dropout(self.backbone(faces)))
 
-    def load_embedder(self, weights: Mapping[str, Tensor]) -> None:
-        """Take an embedder's weights, and its frame classifier where the classes are as many."""
-        load_embedder(self.backbone, self.fc, weights)
+    def load_embedder(self, embedder: Embedder, label_names: Sequence[str]) -> None:
+        """Take an embedder's weights, and its classifier where it has one of these labels."""
+        load_embedder(self.backbone, self.fc, embedder, label_names)
 
 
-def load_embedder(backbone: ResNet18, fc: nn.Linear, weights: Mapping[str, Tensor]) -> bool:
-    """Fill a backbone, and its classifier where the classes are as many.
-
-    Args:
-        weights: as export.checkpoint.read_embedder gives them.
+def load_embedder(
+    backbone: ResNet18, fc: nn.Linear, embedder: Embedder, label_names: Sequence[str]
+) -> bool:
+    """Fill a backbone, and its classifier where it has one of these labels, in whatever order.
 
     Returns:
-        whether there was a classifier to fill `fc` with.
+        whether it had.
     """
-    load_state(backbone, {k: v for k, v in weights.items() if not k.startswith("fc.")})
-    fits = "fc.weight" in weights and weights["fc.weight"].shape == fc.weight.shape
+    load_state(backbone, embedder_weights(embedder.state))
+    fits = "fc.weight" in embedder.state and sorted(embedder.labels) == sorted(label_names)
     if fits:
-        fc.load_state_dict({k: weights[f"fc.{k}"] for k in ("weight", "bias")})
+        order = [embedder.labels.index(name) for name in label_names]
+        fc.load_state_dict({k: embedder.state[f"fc.{k}"][order] for k in ("weight", "bias")})
     return fits
 
 
@@ -163,12 +163,13 @@ def train(
         chosen = batch_at(step, num, recipe.batch, recipe.seed).to(device)
         faces = vary(images[chosen], recipe.size_at(step, num), recipe.variation, draws)
         faces, targets = mix_up(faces, one_hot[chosen], recipe.mix, draws)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout's draws
-        return F.cross_entropy(model(faces).float(), targets, label_smoothing=recipe.smoothing)
+        seed_dropout(recipe.seed, step)
+        with autocast(device):
+            logits = model(faces)
+        return F.cross_entropy(logits.float(), targets, label_smoothing=recipe.smoothing)
 
-    def measure(step: int) -> dict[str, float]:
-        epoch = num // recipe.batch
-        if validation is None or (step % epoch and step != fit.recipe.steps):
+    def figures_at(step: int) -> dict[str, float]:
+        if validation is None or (step % epoch_of(num, recipe.batch) and step != fit.recipe.steps):
             return {}
         averaged = StillClassifier(num_classes).to(device)
         averaged.load_state_dict(fit.averaged())
@@ -176,7 +177,7 @@ def train(
         accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
         return {"validation": round(accuracy, 5)}
 
-    fit.run(loss_at, measure)
+    fit.run(loss_at, figures_at)
     return fit.averaged()
 
 
@@ -192,15 +193,15 @@ def classify(model: StillClassifier, images: Tensor, size: int, batch: int = 256
     return torch.cat(answers)
 
 
-def embedder_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_embedder(weights: Mapping[str, Tensor], label_names: Sequence[str]) -> Embedder:
     """Rename a StillClassifier's weights to those of a backbone with its classifier `fc`."""
     renamed = {k.removeprefix("backbone."): v.float().cpu() for k, v in weights.items()}
-    return {k: v for k, v in renamed.items() if not is_counter(k)}
+    state = {k: v for k, v in renamed.items() if not is_counter(k)}
+    return Embedder(state, tuple(label_names))
 
 
-def write_embedder(weights: Mapping[str, Tensor], path: Path) -> Path:
-    """Write the authors' backbone format."""
+def write_embedder(embedder: Embedder, path: Path) -> None:
+    """Write the authors' backbone format, and the labels of its classifier."""
     buffer = io.BytesIO()
-    torch.save({"state_dict": embedder_state(weights)}, buffer)
+    torch.save({"state_dict": dict(embedder.state), "labels": list(embedder.labels)}, buffer)
     write_whole(path, buffer.getvalue())
-    return path

@@ -1,0 +1,234 @@
+"""How well the three systems name emotions: the figures, and what they are taken of.
+
+    Checkpoint + Dataset  ->  score_dataset     ->  each system's probabilities  ->  measure
+    Checkpoint + stills   ->  score_made_clips  ->  Scores, kinds                ->  measure, weigh
+
+The network runs in float32 on faces as they are served.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from tqdm import tqdm
+
+from export.checkpoint import Checkpoint
+from export.fan import FRAME_SIZE, LUMA
+from training.clips import ClipClassifier, Scores
+from training.data import Dataset
+from training.loop import generator, place
+from training.spoil import CLEAR, KINDS, make_clips
+
+SYSTEMS = ("score fusion", "self-attention", "FAN")
+NUM_FRAMES = 8  # of a clip made from a still,
+NUM_SPOILT = 4  # and how many of them are spoilt
+NUM_BINS = 15  # of the calibration error
+BATCH = 128  # frames
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well one system names the emotions of labelled clips.
+
+    Args:
+        confusion: (C, C) int: rows are true emotions, columns named ones.
+        calibration_error: mean distance of confidence and accuracy, over equally wide bins.
+    """
+
+    confusion: np.ndarray
+    calibration_error: float
+
+    @property
+    def correct(self) -> int:
+        """How many were named right."""
+        return int(np.trace(self.confusion))
+
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1, 0..1."""
+        return self.correct / self.total
+
+    @property
+    def recalls(self) -> np.ndarray:
+        """(C,): share of each emotion that was named right; NaN where there was none."""
+        totals = self.confusion.sum(1)
+        return np.divide(
+            np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0
+        )
+
+    @property
+    def balanced(self) -> float:
+        """Mean recall of the emotions there were."""
+        return float(np.nanmean(self.recalls))
+
+
+def measure(probabilities: Tensor, labels: Tensor) -> Measured:
+    """Compare (N, C) probabilities with (N,) labels."""
+    num_classes = probabilities.shape[1]
+    confidence, named = probabilities.max(1)
+    pairs = labels * num_classes + named
+    confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    right = (named == labels).double()
+    bins = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+    gaps = torch.zeros(NUM_BINS, dtype=torch.double).index_add_(
+        0, bins.cpu(), (right - confidence.double()).cpu()
+    )
+    return Measured(confusion.cpu().numpy(), float(gaps.abs().sum() / len(labels)))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """How well FAN's weights tell clear frames from spoilt ones.
+
+    Args:
+        clear: mean weight of a clear frame, where an even share is 1 / K.
+        spoilt: mean weight of a spoilt one.
+        auc: chance that, of one clear and one spoilt frame of any clips, the clear weighs more.
+        by_kind: kind of spoiling -> its frames' mean weight.
+    """
+
+    clear: float
+    spoilt: float
+    auc: float
+    by_kind: Mapping[str, float]
+
+
+def weigh(weights: Tensor, kinds: Tensor) -> Weighed:
+    """Compare (N, K) weights with (N, K) kinds."""
+    clear = kinds == CLEAR
+    return Weighed(
+        weights[clear].mean().item(),
+        weights[~clear].mean().item(),
+        auc(weights[clear], weights[~clear]),
+        {name: weights[kinds == i].mean().item() for i, name in enumerate(KINDS)},
+    )
+
+
+def auc(above: Tensor, below: Tensor) -> float:
+    """Chance that a value of `above` exceeds one of `below`; ties count half."""
+    below = below.sort().values
+    less = torch.searchsorted(below, above).double()
+    as_much = torch.searchsorted(below, above, right=True).double()
+    return float(((less + as_much) / 2).mean() / len(below))
+
+
+def build(checkpoint: Checkpoint, device: torch.device) -> ClipClassifier:
+    """Fill a ClipClassifier with a checkpoint's weights, in evaluation mode."""
+    model = ClipClassifier(len(checkpoint.labels))
+    weights = {}
+    for name in model.state_dict():
+        source = name.removeprefix("backbone.").removeprefix("attention.")
+        if source in checkpoint.state:
+            weights[name] = checkpoint.state[source]
+    model.load_state_dict(weights, strict=False)
+    return place(model, device).eval()
+
+
+def prepare(frames: Tensor, checkpoint: Checkpoint) -> Tensor:
+    """Bring (M, C, h, w) uint8 frames to what the network sees when they are served.
+
+    The face is brought to the wire's size first, as a client does, and then to the network's.
+    """
+    faces = frames.float() / 255
+    faces = F.interpolate(faces, (FRAME_SIZE, FRAME_SIZE), mode="bilinear", antialias=True)
+    return adapt(F.avg_pool2d(faces, FRAME_SIZE // checkpoint.preprocessing.size), checkpoint)
+
+
+def adapt(faces: Tensor, checkpoint: Checkpoint) -> Tensor:
+    """Colour and standardise (..., C, S, S) float faces as the checkpoint says."""
+    preprocessing = checkpoint.preprocessing
+    if preprocessing.color == "gray" and faces.shape[-3] == 3:
+        luma = torch.tensor(LUMA, device=faces.device).view(3, 1, 1)
+        faces = (faces * luma).sum(-3, keepdim=True)
+    if preprocessing.standardises:
+        mean, std = (
+            torch.tensor(v, device=faces.device).view(3, 1, 1)
+            for v in (preprocessing.mean, preprocessing.std)
+        )
+        faces = (faces - mean) / std
+    return faces
+
+
+@torch.no_grad()
+def score(model: ClipClassifier, faces: Tensor) -> Scores:
+    """Score (B, K, C, S, S) prepared faces."""
+    return model(faces)
+
+
+def join(scores: Sequence[Scores]) -> Scores:
+    """Put batches of clips of equal length together."""
+    return Scores(*(torch.cat(parts) for parts in zip(*scores, strict=True)))
+
+
+def score_stills(model: ClipClassifier, data: Dataset, checkpoint: Checkpoint) -> Scores:
+    """Score every picture as a clip of one frame."""
+    batches = tqdm(data.frames.split(BATCH), desc="stills", leave=False)
+    return join([score(model, prepare(b, checkpoint)[:, None]) for b in batches])
+
+
+@torch.no_grad()
+def score_clips(model: ClipClassifier, data: Dataset, checkpoint: Checkpoint) -> Iterator[Scores]:
+    """Score clips of any lengths, each with all its frames, in bounded memory."""
+    for i in tqdm(range(len(data)), desc="clips", leave=False):
+        chunks = [model.embed(prepare(c, checkpoint)) for c in data.clip(i).split(BATCH)]
+        yield model.pool(torch.cat(chunks)[None])
+
+
+def score_made_clips(
+    model: ClipClassifier,
+    data: Dataset,
+    checkpoint: Checkpoint,
+    seed: int,
+    num_frames: int = NUM_FRAMES,
+    num_spoilt: int = NUM_SPOILT,
+) -> tuple[Scores, Tensor]:
+    """Make a clip of every still and score it.
+
+    Returns:
+        the scores, and (N, K) what each frame was spoilt with.
+    """
+    device = data.frames.device
+    scores, kinds = [], []
+    batches = torch.arange(len(data)).split(max(1, BATCH // num_frames))
+    for i, chosen in enumerate(tqdm(batches, desc=f"clips, seed {seed}", leave=False)):
+        clips = make_clips(
+            data.frames,
+            data.labels,
+            chosen.to(device),
+            num_frames,
+            torch.full((len(chosen),), num_spoilt, device=device),
+            checkpoint.preprocessing.size,
+            data.neutral,
+            generator(device, seed, 3, i),
+        )
+        scores.append(score(model, adapt(clips.faces, checkpoint)))
+        kinds.append(clips.kinds)
+    return join(scores), torch.cat(kinds)
+
+
+def score_dataset(checkpoint: Checkpoint, data: Dataset) -> dict[str, Tensor]:
+    """Score stills as clips of one frame, and clips whole: each system's (N, C) probabilities."""
+    model = build(checkpoint, data.frames.device)
+    if data.is_stills:
+        each = [score_stills(model, data, checkpoint).probabilities()]
+    else:
+        each = [scores.probabilities() for scores in score_clips(model, data, checkpoint)]
+    return {name: torch.cat([p[name] for p in each]) for name in systems_of(checkpoint)}
+
+
+def systems_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Name the systems a checkpoint has the heads of; a frame classifier may be missing."""
+    return SYSTEMS if "fc.weight" in checkpoint.state else SYSTEMS[1:]
+
+
+def percent(value: float) -> str:
+    """Write a share; a dash where nothing was there to take it of."""
+    return "–" if np.isnan(value) else f"{100 * value:.2f} %"

@@ -1,0 +1,139 @@
+"""What the commands of training have in common: their options, and how they end."""
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from export.checkpoint import parse_labels, read_embedder
+from export.errors import ExportError
+from export.fan import SIZES
+from training.run import Options
+from training.stills import Phase
+
+MAX_SIDE = 448  # pixels of training pictures; beyond it nothing is gained
+MIN_SIDE = 32  # ResNet-18 halves a side five times
+USAGES = ("Training", "PublicTest", "PrivateTest")
+
+
+def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
+    """Make a parser of whole numbers within bounds."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected a whole number from {least} to {most}"
+            )
+        return int(text)
+
+    return parse
+
+
+def epochs(text: str) -> float:
+    """Read a number of epochs: finite, above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of epochs above 0")
+    return number
+
+
+def phases(text: str) -> tuple[Phase, ...]:
+    """Read "96x12,112x4": twelve epochs at 96 pixels, four at 112; "" is none."""
+    found = []
+    for part in filter(None, text.split(",")):
+        size, separator, number = part.partition("x")
+        if not separator:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected <pixels>x<epochs>,..., such as 96x12,112x4"
+            )
+        found.append(Phase(whole(MIN_SIDE, MAX_SIDE)(size), epochs(number)))
+    return tuple(found)
+
+
+def add_training(
+    parser: argparse.ArgumentParser, out: str, labels: str, default_phases: str, clip_epochs: float
+) -> None:
+    """Add what decides a training; the arguments are the defaults."""
+    parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
+    parser.add_argument(
+        "--out", type=Path, default=Path(out), help="folder of the run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--labels",
+        type=parse_labels,
+        default=parse_labels(labels),
+        help=f"the data's emotions by number: a data set's name, or a file (default: {labels})",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="FAN checkpoint or backbone whose embedder to start from (default: random weights)",
+    )
+    parser.add_argument(
+        "--phases",
+        type=phases,
+        default=default_phases,
+        help="stage one: <pixels>x<epochs>,...; empty for none (default: %(default)r)",
+    )
+    parser.add_argument(
+        "--clip-epochs", type=epochs, default=clip_epochs, help="stage two (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=112,
+        choices=sorted(SIZES),
+        help="pixels to which the served graph brings a face (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, help="of all that is drawn (default: %(default)s)"
+    )
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """Turn what add_training added into Options."""
+    initial = read_embedder(args.init) if args.init else None
+    return Options(args.out, args.size, args.phases, args.clip_epochs, args.seed, initial)
+
+
+def run_command(name: str, command: Callable[[], None], stopped: str) -> int:
+    """Run a command to its end, or to one plain line that says why it has none.
+
+    Args:
+        stopped: what to say after Ctrl-C.
+
+    Returns:
+        the exit code.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        command()
+    except ExportError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except (torch.OutOfMemoryError, MemoryError):
+        print(
+            f"{name}: out of memory; smaller pictures (--size, --phases) or --device cpu may fit",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{name}: {stopped}", file=sys.stderr)
+        return 130
+    return 0
