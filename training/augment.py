@@ -35,6 +35,18 @@ class Variation:
     light: float = 0.15
     erase: float = 0.2
 
+    def scaled(self, factor: float) -> "Variation":
+        """Vary less (below 1) or more."""
+        low, high = (1 - (1 - side) * factor for side in self.crop)
+        return Variation(
+            (low, high),
+            self.turn * factor,
+            self.shear * factor,
+            self.shift * factor,
+            self.light * factor,
+            self.erase * factor,
+        )
+
 
 def uniform(like: Tensor, low: float, high: float, draws: Generator, *shape: int) -> Tensor:
     """Draw float32 values where `like` is."""

@@ -44,6 +44,17 @@ def epochs(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Read a number from 0 to 2."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 2")
+    return number
+
+
 def phases(text: str) -> tuple[Phase, ...]:
     """Read "96x12,112x4": twelve epochs at 96 pixels, four at 112; "" is none."""
     found = []
@@ -83,6 +94,15 @@ def add_training(
         help="stage one: <pixels>x<epochs>,...; empty for none (default: %(default)r)",
     )
     parser.add_argument(
+        "--vary",
+        type=share,
+        default=1.0,
+        help="how far stage one's pictures vary; less suits a short run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mix", type=share, default=0.2, help="strength of its mixup (default: %(default)s)"
+    )
+    parser.add_argument(
         "--clip-epochs", type=epochs, default=clip_epochs, help="stage two (default: %(default)s)"
     )
     parser.add_argument(
@@ -106,7 +126,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def read_options(args: argparse.Namespace) -> Options:
     """Turn what add_training added into Options."""
     initial = read_embedder(args.init) if args.init else None
-    return Options(args.out, args.size, args.phases, args.clip_epochs, args.seed, initial)
+    return Options(
+        args.out,
+        args.size,
+        args.phases,
+        args.clip_epochs,
+        args.seed,
+        initial,
+        args.vary,
+        args.mix,
+    )
 
 
 def run_command(name: str, command: Callable[[], None], stopped: str) -> int:

@@ -39,6 +39,8 @@ class Options:
         size: pixels to which the graph brings a face before the first convolution.
         phases: stage one's; without any, stage two starts from `initial`.
         clip_epochs: stage two's.
+        vary: how far stage one's pictures vary, 1 as Variation says.
+        mix: strength of stage one's mixup.
         seed: of all that is drawn.
         initial: weights to start from, if any.
     """
@@ -49,6 +51,8 @@ class Options:
     clip_epochs: float
     seed: int
     initial: Embedder | None
+    vary: float = 1.0
+    mix: float = 0.2
 
 
 def train(
@@ -88,7 +92,8 @@ def train_stills(data: Dataset, validation: Dataset | None, options: Options) ->
     model = StillClassifier(len(data.label_names))
     if options.initial is not None:
         model.load_embedder(options.initial, data.label_names)
-    recipe = StillsRecipe(options.phases, seed=options.seed)
+    variation = Variation().scaled(options.vary)
+    recipe = StillsRecipe(options.phases, mix=options.mix, variation=variation, seed=options.seed)
     held_out = None
     if validation is not None:
         held_out = (validation.frames, validation.frame_labels(), options.size)
@@ -169,7 +174,8 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         "source": "trained by `python -m training`",
         "data": f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}",
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
-        f"size {options.size}, seed {options.seed}, from weights {digest(options.initial)}",
+        f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
+        f"from weights {digest(options.initial)}",
     }
 
 

@@ -101,7 +101,7 @@ class StillsRecipe:
 
     phases: tuple[Phase, ...]
     batch: int = 64
-    learning_rate: float = 0.03
+    learning_rate: float = 0.02
     smoothing: float = 0.1
     mix: float = 0.2
     variation: Variation = Variation()  # noqa: RUF009 (frozen)
