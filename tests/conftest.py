@@ -99,6 +99,15 @@ def oracles() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smile() -> Path:
+    """A man, neutral, then smiling, then neutral; beside a development checkout only, likewise."""
+    video = ORACLES.parent / "data" / "videos" / "single_face.mp4"
+    if not video.is_file():
+        pytest.skip(f"{video} is not here; it is not part of the project")
+    return video
+
+
+@pytest.fixture(scope="session")
 def oracle_checkpoint(oracles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The oracles' FAN, in the file format of its authors."""
     target = tmp_path_factory.mktemp("oracle")

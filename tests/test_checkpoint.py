@@ -65,7 +65,7 @@ def test_own_format_keeps_weights_labels_variant_and_preprocessing(tmp_path):
 
 def test_shipped_weights_say_how_they_are_to_be_used(shipped):
     assert shipped.labels == LABELS["fer2013"]
-    assert shipped.preprocessing == Preprocessing("gray")
+    assert shipped.preprocessing == Preprocessing("gray", size=112)
     assert shipped.variant == "relation"
     assert shipped.notes["source"]
 

@@ -69,6 +69,14 @@ def test_spoilt_frames_of_the_sample_weigh_less_than_clear_ones(predict, sample)
     assert "faceless" not in kinds
 
 
+def test_a_smile_weighs_more_than_the_neutral_frames_around_it(predict, smile):
+    result = answer(predict(smile, "--fps", 0, "--json"))
+    weights = np.array(result["weights"])
+    happy = np.array(result["frame_probabilities"])[:, list(result["probabilities"]).index("happy")]
+    assert result["emotion"] == "happy"
+    assert weights[happy > 0.5].mean() > 2 * weights[happy <= 0.5].mean()
+
+
 def test_json_is_one_complete_object(predict, sample, server, shipped):
     result = answer(predict(sample, "--json", "--max-frames", 13))
     assert list(result) == JSON_KEYS
