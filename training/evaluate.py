@@ -26,6 +26,7 @@ from export.checkpoint import (
     read_embedder,
 )
 from export.files import write_whole
+from export.profiles import ROOT
 from export.provenance import provenance
 from training import TrainingError
 from training.clips import ClipClassifier
@@ -272,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
-    parser.add_argument("--checkpoint", type=Path, default=Path("weights/fan.safetensors"))
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "weights" / "fan.safetensors")
     parser.add_argument(
         "--usage", default="PublicTest", choices=USAGES, help="rows of a CSV (default: %(default)s)"
     )

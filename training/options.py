@@ -33,38 +33,36 @@ def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
     return parse
 
 
-def epochs(text: str) -> float:
-    """Read a number of epochs: finite, above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of epochs above 0")
-    return number
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Make a parser of numbers within bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected a number from {least:g} to {most:g}"
+            )
+        return value
+
+    return parse
 
 
-def share(text: str) -> float:
-    """Read a number from 0 to 2."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 2:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 2")
-    return number
+EPOCHS = number(0.001, 100_000)
 
 
 def phases(text: str) -> tuple[Phase, ...]:
     """Read "96x12,112x4": twelve epochs at 96 pixels, four at 112; "" is none."""
     found = []
     for part in filter(None, text.split(",")):
-        size, separator, number = part.partition("x")
+        size, separator, epochs = part.partition("x")
         if not separator:
             raise argparse.ArgumentTypeError(
                 f"{text!r}: expected <pixels>x<epochs>,..., such as 96x12,112x4"
             )
-        found.append(Phase(whole(MIN_SIDE, MAX_SIDE)(size), epochs(number)))
+        found.append(Phase(whole(MIN_SIDE, MAX_SIDE)(size), EPOCHS(epochs)))
     return tuple(found)
 
 
@@ -95,15 +93,15 @@ def add_training(
     )
     parser.add_argument(
         "--vary",
-        type=share,
+        type=number(0, 2),
         default=1.0,
         help="how far stage one's pictures vary; less suits a short run (default: %(default)s)",
     )
     parser.add_argument(
-        "--mix", type=share, default=0.2, help="strength of its mixup (default: %(default)s)"
+        "--mix", type=number(0, 2), default=0.2, help="strength of its mixup (default: %(default)s)"
     )
     parser.add_argument(
-        "--clip-epochs", type=epochs, default=clip_epochs, help="stage two (default: %(default)s)"
+        "--clip-epochs", type=EPOCHS, default=clip_epochs, help="stage two (default: %(default)s)"
     )
     parser.add_argument(
         "--size",

@@ -35,16 +35,6 @@ class Phase:
     size: int
     epochs: float
 
-    @classmethod
-    def parse(cls, text: str) -> "Phase":
-        """Read "96x10": ten epochs at 96 pixels.
-
-        Raises:
-            ValueError: for any other form.
-        """
-        size, epochs = text.split("x")
-        return cls(int(size), float(epochs))
-
 
 class StillClassifier(nn.Module):
     """The frame embedder and a classifier of single frames."""
