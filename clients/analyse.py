@@ -89,6 +89,8 @@ def read_result(
         sightings,
         answer.weights,
         answer.self_weights,
+        answer.region_weights,
+        answer.theta,
         softmax(answer.frame_logits),
         client.model,
         answer.model_version,

@@ -5,6 +5,7 @@ FerError
 ├── NoFaceFound         a video, but nobody in it
 ├── ServerUnavailable   no server, or none that answers in time
 ├── ServerMismatch      a server, but not one of this contract
+│   └── ModelMissing    a server that lacks the network, or a part of it
 └── RequestRefused      the server would not take what it was sent
 """
 
@@ -27,6 +28,10 @@ class ServerUnavailable(FerError):
 
 class ServerMismatch(FerError):
     """A server whose models are not of this project's contract."""
+
+
+class ModelMissing(ServerMismatch):
+    """A server that has no model of the name asked for."""
 
 
 class RequestRefused(FerError):

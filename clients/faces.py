@@ -159,6 +159,20 @@ def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, matrix, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR)
 
 
+def unalign(points: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Find where points of an aligned crop are in the frame that it was cut from.
+
+    Args:
+        points: (P, 2) float, x and y in pixels of the crop.
+        landmarks: (5, 2) float, as given to align.
+
+    Returns:
+        (P, 2) float, x and y in pixels of the frame.
+    """
+    matrix = cv2.invertAffineTransform(similarity(landmarks, FRAMING * FACE_SIZE))
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Find the rotation, uniform scale and shift that best take points onto points.
 

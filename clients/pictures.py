@@ -3,6 +3,8 @@
     Result + video  ->  plot      PNG: each frame's weight over time, the faces that counted most
                     ->  annotate  MP4: the video with box, emotion and each frame's weight
 
+Where a network weighs all frames alike, each face's own probability stands in for its weight.
+
 The video is read a second time, so that nothing of it is kept while it is analysed. A picture
 appears under its name once it is whole.
 """
@@ -18,7 +20,8 @@ import matplotlib
 import numpy as np
 from tqdm import tqdm
 
-from clients.faces import align
+from clients.faces import align, unalign
+from clients.outlines import Outline, outline
 from clients.result import Result, Sighting
 from clients.video import Frame, read_frames, read_info
 
@@ -26,12 +29,15 @@ matplotlib.use("Agg")  # no display needed
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.patches import Polygon
 
 logger = logging.getLogger(__name__)
 
 NUM_FACES = 8  # shown above the plot
 SELF_COLOR = "tab:blue"  # the paper's colours: blue for self-attention,
 WEIGHT_COLOR = "tab:orange"  # orange for the final weights
+OUTLINE_COLOR = "tab:cyan"  # of where in a face the network looked
+RGB_CYAN = (23, 190, 207)
 RGB_ORANGE = (255, 127, 14)
 RGB_GRAY = (128, 128, 128)
 RGB_WHITE = (255, 255, 255)
@@ -52,14 +58,17 @@ def whole(path: Path) -> Iterator[Path]:
 
 def plot(result: Result, video: Path, target: Path) -> None:
     """Draw every frame's self-attention and final weight, as in FAN's figure 2, as a PNG."""
-    counted = sorted(np.argsort(-result.weights)[:NUM_FACES])
+    strengths = result.strengths
+    counted = sorted(np.argsort(-strengths)[:NUM_FACES])
     crops = crop_faces(video, [result.faces[i] for i in counted])
     figure = pyplot.figure(figsize=(11, 5.2), layout="constrained")
     rows = figure.add_gridspec(2, NUM_FACES, height_ratios=(1, 2.2))
     for column, (i, crop) in enumerate(zip(counted, crops, strict=True)):
         axes = figure.add_subplot(rows[0, column])
         axes.imshow(crop)
-        axes.set_title(f"{result.faces[i].pts_seconds:.2f} s\n{result.weights[i]:.1%}", fontsize=9)
+        for part in outline(result, i):
+            trace(axes, part.corners, 2 * part.strength, part.strength)
+        axes.set_title(f"{result.faces[i].pts_seconds:.2f} s\n{strengths[i]:.1%}", fontsize=9)
         axes.axis("off")
     draw_weights(figure.add_subplot(rows[1, :]), result)
     figure.suptitle(f"{video.name}: {result.emotion} ({result.probabilities.max():.1%})")
@@ -68,10 +77,18 @@ def plot(result: Result, video: Path, target: Path) -> None:
     pyplot.close(figure)
 
 
+def trace(axes: Axes, corners: np.ndarray, linewidth: float, alpha: float = 1.0) -> None:
+    """Trace a part of a crop by its corners (P, 2) in pixels."""
+    axes.add_patch(
+        Polygon(corners, fill=False, edgecolor=OUTLINE_COLOR, linewidth=linewidth, alpha=alpha)
+    )
+
+
 def draw_weights(axes: Axes, result: Result) -> None:
     """Draw the frames' shares over time; frames without a face stay empty."""
     times = np.array([face.pts_seconds for face in result.faces])
-    series = [("final weight", result.weights, WEIGHT_COLOR)]
+    name = "final weight" if result.has_attention else f"each face alone: {result.emotion}"
+    series = [(name, result.strengths, WEIGHT_COLOR)]
     if result.self_weights is not None:
         shares = result.self_weights / result.self_weights.sum()
         series.insert(0, ("self-attention alone", shares, SELF_COLOR))
@@ -85,7 +102,7 @@ def draw_weights(axes: Axes, result: Result) -> None:
         for name, shares, color in series:
             axes.plot(times, shares, label=name, color=color, linewidth=1)
     axes.set_xlabel("time in the video (s)")
-    axes.set_ylabel("share of the answer")
+    axes.set_ylabel("share of the answer" if result.has_attention else "probability")
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
@@ -134,8 +151,7 @@ def annotate(result: Result, video: Path, target: Path, *, progress: bool = Fals
 
 def annotated_frames(result: Result, video: Path) -> Iterator[np.ndarray]:
     """Draw into every frame what the last looked-at frame, itself or before it, said."""
-    weights = dict(zip((face.index for face in result.faces), result.weights, strict=True))
-    top = float(result.weights.max())
+    numbers = {face.index: i for i, face in enumerate(result.faces)}
     upcoming = list(reversed(result.sightings))
     last = upcoming[-1]
     for frame in read_frames(video):
@@ -143,12 +159,18 @@ def annotated_frames(result: Result, video: Path) -> Iterator[np.ndarray]:
             last = upcoming.pop()
         if result.stopped_early and frame.index > last.index and not upcoming:
             return  # nobody looked at what comes after
-        yield draw(frame, result, last, float(weights.get(last.index, 0.0)), top)
+        yield draw(frame, result, last, numbers.get(last.index))
 
 
-def draw(frame: Frame, result: Result, sighting: Sighting, weight: float, top: float) -> np.ndarray:
-    """Draw the box, the emotion and the frame's weight, and a bar of it against the greatest."""
+def draw(frame: Frame, result: Result, sighting: Sighting, number: int | None) -> np.ndarray:
+    """Draw the box, the emotion and the frame's weight, and a bar of it against the greatest.
+
+    Args:
+        number: the sighting's among those with a face; None if it has none.
+    """
     image = frame.image.copy()
+    top = float(result.strengths.max())
+    weight = 0.0 if number is None else float(result.strengths[number])
     height, width = image.shape[:2]
     unit = max(1, round(min(height, width) / 200))
     font = (cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit)
@@ -156,14 +178,25 @@ def draw(frame: Frame, result: Result, sighting: Sighting, weight: float, top: f
     length = round(weight / top * (width - 4 * unit))
     cv2.rectangle(image, (2 * unit, bar[0]), (2 * unit + length, bar[1]), RGB_ORANGE, -1)
     text = "no face"
-    if sighting.box is not None:
-        text = f"weight {weight:.1%}"
+    if number is not None and sighting.box is not None and sighting.landmarks is not None:
+        text = f"weight {weight:.1%}" if result.has_attention else f"this frame {weight:.0%}"
         left, above, right, below = (round(float(value)) for value in sighting.box)
         color = RGB_ORANGE if weight >= 0.5 * top else RGB_GRAY
         cv2.rectangle(image, (left, above), (right, below), color, 2 * unit)
+        draw_outlines(image, outline(result, number), sighting.landmarks, unit)
     lines = (f"{result.emotion} {result.probabilities.max():.0%}", text)
     for i, line in enumerate(lines):
         place = (4 * unit, (16 + 18 * i) * unit)
         cv2.putText(image, line, place, *font, (0, 0, 0), 3 * unit, cv2.LINE_AA)
         cv2.putText(image, line, place, *font, RGB_WHITE, unit, cv2.LINE_AA)
     return image
+
+
+def draw_outlines(
+    image: np.ndarray, outlines: list[Outline], landmarks: np.ndarray, unit: int
+) -> None:
+    """Draw into a frame where in its face the network looked, lines at most `unit` pixels wide."""
+    for part in outlines:
+        corners = np.round(unalign(part.corners, landmarks)).astype(np.int32)
+        thickness = max(1, round(unit * part.strength))
+        cv2.polylines(image, [corners], True, RGB_CYAN, thickness, cv2.LINE_AA)

@@ -10,6 +10,7 @@ import numpy as np
 
 BAR_WIDTH = 30  # characters of a probability of 1
 NUM_TOP_FRAMES = 3
+EVEN = 1e-6  # weights that differ by less are alike
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Sighting:
 class Result:
     """The answer to a video. N frames had a face; C is the number of emotions.
 
+    What not every network gives is None where it is not given.
+
     Args:
         labels: the C emotions, in the order of `probabilities`.
         probabilities: (C,) float, sums to 1.
         sightings: one for every looked-at frame, in time order; N of them with a face.
         weights: (N,) float, each face's share of the answer, sums to 1.
-        self_weights: (N,) float in (0, 1), self-attention alone; None where the network has none.
+        self_weights: (N,) float in (0, 1), self-attention alone.
+        region_weights: (N, R) float, each region's share of a face, sums to 1 over the regions.
+        theta: (N, 2, 3) float, the affine window of a spatial transformer on each face.
         frame_probabilities: (N, C) float, what each frame alone speaks for.
         model: the ensemble that answered.
         model_version: as the server names it.
@@ -51,6 +56,8 @@ class Result:
     sightings: tuple[Sighting, ...]
     weights: np.ndarray
     self_weights: np.ndarray | None
+    region_weights: np.ndarray | None
+    theta: np.ndarray | None
     frame_probabilities: np.ndarray
     model: str
     model_version: str
@@ -76,6 +83,21 @@ class Result:
         """The N sightings that have a face, in the order of `weights`."""
         return [sighting for sighting in self.sightings if sighting.box is not None]
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether the network weighs frames, rather than giving each the same share."""
+        return self.self_weights is not None or float(np.ptp(self.weights)) > EVEN
+
+    @property
+    def strengths(self) -> np.ndarray:
+        """(N,) float in [0, 1]: each face's weight or, without attention, what it says for itself.
+
+        That is how probable the face alone makes the clip's emotion.
+        """
+        if self.has_attention:
+            return self.weights
+        return self.frame_probabilities[:, int(self.probabilities.argmax())]
+
     def to_text(self) -> str:
         """Write the answer for a person."""
         width = max(map(len, self.labels))
@@ -85,13 +107,15 @@ class Result:
             bar = "█" * round(share * BAR_WIDTH)
             lines.append(f"  {self.labels[i]:<{width}}  {bar:<{BAR_WIDTH}}  {share:6.1%}")
         faces = self.faces
-        top = np.argsort(-self.weights)[:NUM_TOP_FRAMES]
-        named = ", ".join(f"{faces[i].pts_seconds:.2f} s ({self.weights[i]:.1%})" for i in top)
+        strengths = self.strengths
+        top = np.argsort(-strengths)[:NUM_TOP_FRAMES]
+        named = ", ".join(f"{faces[i].pts_seconds:.2f} s ({strengths[i]:.1%})" for i in top)
+        said = "that counted most" if self.has_attention else f"most {self.emotion}"
         without = len(self.sightings) - len(faces)
         lines += [
             "",
             f"frames: {len(self.sightings)} decoded, {len(faces)} used, {without} without a face",
-            f"frames that counted most: {named}",
+            f"frames {said}: {named}",
         ]
         return "\n".join(lines)
 
@@ -109,10 +133,17 @@ class Result:
             },
             "timestamps_s": [face.pts_seconds for face in faces],
             "weights": self.weights.tolist(),
-            "self_weights": None if self.self_weights is None else self.self_weights.tolist(),
+            "self_weights": as_list(self.self_weights),
+            "region_weights": as_list(self.region_weights),
+            "theta": as_list(self.theta),
             "frame_probabilities": self.frame_probabilities.tolist(),
             "model": self.model,
             "model_version": self.model_version,
             "url": self.url,
         }
         return json.dumps(content)
+
+
+def as_list(array: np.ndarray | None) -> list | None:
+    """Turn an array into lists for JSON; None stays None."""
+    return None if array is None else array.tolist()

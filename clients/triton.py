@@ -1,16 +1,17 @@
 """The last arrow: aligned faces -> Triton -> the clip's answer.
 
-    faces (N, 224, 224, 3) uint8  ->  ensemble `fan`                       N <= M, one request
-                                  ->  `fan_embedder`, ..., `fan_attention`   longer, in chunks
+    faces (N, 224, 224, 3) uint8  ->  the network's ensemble, such as `fan`     N <= M, one request
+                                  ->  its first model, ..., then its second     longer, in chunks
 
-M is the server's (max_batch_size of the model that embeds frames). Both ways give the same
-answer; in the second, chunks run on the server while later frames are still being decoded.
+M is the server's (max_batch_size of the model that takes frames). Both ways give the same answer;
+in the second, chunks run on the server while later frames are still being decoded.
 """
 
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -18,24 +19,51 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
+from clients.errors import ModelMissing, RequestRefused, ServerMismatch, ServerUnavailable
 from clients.faces import FACE_SIZE
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Tensors = dict[str, np.ndarray]
 
 CHUNK_FRAMES = 32  # a long clip's frames travel in chunks of so many
 CHUNKS_IN_FLIGHT = 3
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0)  # between tries while the server is unavailable
+MAX_CLASSES = 1000  # Triton gives as many as there are
+# Asked after by name where a server keeps the index of its models to itself.
+NETWORKS = ("dan", "deep_emotion", "fan", "fan_fusion", "ran")
 OUTPUTS = ("logits", "probabilities", "weights", "frame_logits")
+EXTRAS = {"self_weights": [-1], "region_weights": [-1, -1], "theta": [-1, 2, 3]}
 EXPECTED_INPUTS = {"frames": ("UINT8", [-1, FACE_SIZE, FACE_SIZE, 3])}
 
 
-def expected_outputs(num_classes: int) -> dict[str, tuple[str, list[int]]]:
-    """Name what every network of the contract gives, with dtypes and dims."""
+def follows_contract(takes: dict[str, Any], gives: dict[str, Any]) -> bool:
+    """Tell a network of the contract by the dtypes and dims of its tensors."""
+    num_classes = (gives.get("logits", ("", []))[1] or [0])[-1]  # -1 where the dims do not say
     dims = ([num_classes], [num_classes], [-1], [-1, num_classes])
-    return {name: ("FP32", shape) for name, shape in zip(OUTPUTS, dims, strict=True)}
+    expected = dict(zip(OUTPUTS, dims, strict=True))
+    expected |= {name: shape for name, shape in EXTRAS.items() if name in gives}
+    return (
+        takes == EXPECTED_INPUTS
+        and gives.items() >= {name: ("FP32", shape) for name, shape in expected.items()}.items()
+        and num_classes != 0
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of an ensemble's two models, and how its tensors are called there.
+
+    Args:
+        model: its name.
+        inputs: the ensemble's names of what it takes, by its own.
+        outputs: the ensemble's names of what it gives, by its own.
+    """
+
+    model: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -44,40 +72,63 @@ class Contract:
 
     Args:
         model: the ensemble's name.
-        frames_model: the composing model that takes frames.
-        clip_model: the composing model that pools them.
-        max_frames: most frames of one request to `model` or `frames_model`.
+        versions: as the server names them.
+        frames_step: the composing model that takes frames.
+        clip_step: the composing model that pools what the first gives of a clip's frames.
+        max_frames: most frames of one request to the ensemble or its first model.
         labels: emotions, in the order of the logits.
-        has_self_weights: whether the network answers with self-attention values too.
+        extras: what the network gives beside what every network does, such as `self_weights`.
     """
 
     model: str
-    frames_model: str
-    clip_model: str
+    versions: tuple[str, ...]
+    frames_step: Step
+    clip_step: Step
     max_frames: int
     labels: tuple[str, ...]
-    has_self_weights: bool
+    extras: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """Write one line for a person."""
+        versions = f"version{'s' * (len(self.versions) > 1)} {', '.join(self.versions)}"
+        labels = f"{len(self.labels)} classes: {', '.join(self.labels)}"
+        extras = f"; also gives {', '.join(self.extras)}" if self.extras else ""
+        return f"{self.model}: {versions}; {labels}{extras}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Say the same for a program."""
+        return {
+            "model": self.model,
+            "versions": list(self.versions),
+            "num_classes": len(self.labels),
+            "labels": list(self.labels),
+            "extra_outputs": list(self.extras),
+        }
 
 
 @dataclass(frozen=True)
 class ClipAnswer:
-    """What the server says of a clip of N frames.
+    """What the server says of a clip of N frames. None stands for what the network has not.
 
     Args:
         logits: (C,) float32.
         probabilities: (C,) float32, sums to 1.
         weights: (N,) float32, each frame's share, sums to 1.
         frame_logits: (N, C) float32.
-        self_weights: (N,) float32 in (0, 1); None where the network has no self-attention.
         model_version: as the server names it.
+        self_weights: (N,) float32 in (0, 1), of self-attention.
+        region_weights: (N, R) float32, each region's share of a face, sums to 1 over regions.
+        theta: (N, 2, 3) float32, the affine window of a spatial transformer on each face.
     """
 
     logits: np.ndarray
     probabilities: np.ndarray
     weights: np.ndarray
     frame_logits: np.ndarray
-    self_weights: np.ndarray | None
     model_version: str
+    self_weights: np.ndarray | None = None
+    region_weights: np.ndarray | None = None
+    theta: np.ndarray | None = None
 
 
 class TritonClient:
@@ -106,7 +157,7 @@ class TritonClient:
 
     def __enter__(self) -> Self:
         try:
-            self.contract = self.read_contract()
+            self.contract = self.enter_contract()
         except BaseException:
             self.client.close()
             raise
@@ -115,94 +166,156 @@ class TritonClient:
     def __exit__(self, *error: object) -> None:
         self.client.close()
 
-    def read_contract(self) -> Contract:
-        """Learn what the server's network takes and gives, and refuse another contract."""
-        metadata = self.lookup(self.client.get_model_metadata, self.model)
-        if not self.lookup(self.client.is_model_ready, self.model):
+    def enter_contract(self) -> Contract:
+        """Read the contract of the network to ask; say what there is instead where it is not."""
+        try:
+            contract = self.read_contract(self.model)
+        except ModelMissing as error:
+            offered = ", ".join(contract.model for contract in self.read_contracts())
+            remedy = (
+                f"; to add it, run `make export MODEL={self.model} CHECKPOINT=<file>` and start "
+                "`make serve` again"
+            )
+            raise ModelMissing(
+                f"the server at {self.url} does not offer {self.model!r}; it offers "
+                f"{offered or 'no network at all'}{remedy if self.model in NETWORKS else ''}"
+            ) from error
+        logger.info("%s serves %s", self.url, contract)
+        return contract
+
+    def read_contract(self, model: str) -> Contract:
+        """Learn what a network of the server takes and gives, and refuse another contract."""
+        metadata = self.lookup(self.client.get_model_metadata, model)
+        if not self.lookup(self.client.is_model_ready, model):
             raise ServerUnavailable(
-                f"the server at {self.url} is up, but its model {self.model!r} is not ready: it is "
+                f"the server at {self.url} is up, but its model {model!r} is not ready: it is "
                 "loading, or failed to; the server's log says which"
             )
-        config = self.lookup(self.client.get_model_config, self.model).config
-        steps = [step.model_name for step in config.ensemble_scheduling.step]
+        config = self.lookup(self.client.get_model_config, model).config
+        steps = [
+            Step(step.model_name, dict(step.input_map), dict(step.output_map))
+            for step in config.ensemble_scheduling.step
+        ]
         takes = {t.name: (t.datatype, list(t.shape)) for t in metadata.inputs}
         gives = {t.name: (t.datatype, list(t.shape)) for t in metadata.outputs}
-        num_classes = (gives.get("logits", ("", []))[1] or [0])[-1]
-        if (
-            takes != EXPECTED_INPUTS
-            or not gives.items() >= expected_outputs(num_classes).items()
-            or num_classes < 1
-            or len(steps) != 2
-        ):
+        if not follows_contract(takes, gives) or len(steps) != 2:
             raise ServerMismatch(
-                f"model {self.model!r} at {self.url} takes {takes} and gives {gives}; expected an "
+                f"model {model!r} at {self.url} takes {takes} and gives {gives}; expected an "
                 f"ensemble of two models that takes {EXPECTED_INPUTS} and gives FP32 logits [C], "
                 "probabilities [C], weights [-1] and frame_logits [-1, C]"
             )
-        max_frames = self.lookup(self.client.get_model_config, steps[0]).config.max_batch_size
+        frames_step, clip_step = steps
+        return Contract(
+            model,
+            tuple(metadata.versions),
+            frames_step,
+            clip_step,
+            self.read_max_frames(frames_step.model),
+            self.read_labels(model, list(gives)),
+            tuple(name for name in gives if name not in OUTPUTS),
+        )
+
+    def read_max_frames(self, model: str) -> int:
+        """Learn how many frames a model takes at once."""
+        max_frames = self.lookup(self.client.get_model_config, model).config.max_batch_size
         if max_frames < 1:
             raise ServerMismatch(
-                f"model {steps[0]!r} at {self.url} has max_batch_size {max_frames}; expected at "
+                f"model {model!r} at {self.url} has max_batch_size {max_frames}; expected at "
                 "least 1: its batch is made of frames"
             )
-        labels = self.read_labels(num_classes)
-        frames_model, clip_model = steps
-        contract = Contract(
-            self.model, frames_model, clip_model, max_frames, labels, "self_weights" in gives
-        )
-        logger.info("%s serves %s", self.url, contract)
-        return contract
+        return max_frames
+
+    def read_labels(self, model: str, outputs: list[str]) -> tuple[str, ...]:
+        """Ask a network for its labels, which only come with an answer: of one black frame."""
+        face = np.zeros((1, FACE_SIZE, FACE_SIZE, 3), np.uint8)
+        # All outputs, though one is wanted: an ensemble (Triton 2.51) ends in "unexpected deadlock"
+        # where an output that is not asked for is also what its second step takes.
+        wanted = [
+            grpcclient.InferRequestedOutput(
+                name, class_count=MAX_CLASSES if name == "probabilities" else 0
+            )
+            for name in outputs
+        ]
+        answer = self.infer(model, {"frames": face}, wanted).as_numpy("probabilities")
+        classes = [entry.decode().split(":", 2) for entry in answer]  # value:index:label
+        if any(len(entry) != 3 for entry in classes):
+            raise ServerMismatch(
+                f"model {model!r} at {self.url} has no labels; expected label_filename on "
+                "its probabilities and a labels.txt beside its config.pbtxt"
+            )
+        return tuple(label for _, _, label in sorted(classes, key=lambda entry: int(entry[1])))
+
+    def read_contracts(self) -> list[Contract]:
+        """Learn of every network that the server has ready; its other models are left out."""
+        contracts = []
+        for model in self.ready_models():
+            try:
+                contracts.append(self.read_contract(model))
+            except (ServerMismatch, RequestRefused) as error:
+                logger.info("no network: %s", error)
+        return contracts
+
+    def ready_models(self) -> list[str]:
+        """Name the server's models that are ready, or those known here that are."""
+        try:
+            index = self.retrying(
+                self.client.get_model_repository_index, client_timeout=self.timeout_s
+            )
+        except RequestRefused as error:  # as a hardened server does
+            logger.info("asking after %s by name: %s", ", ".join(NETWORKS), error)
+            return [name for name in NETWORKS if self.lookup(self.client.is_model_ready, name)]
+        return sorted({model.name for model in index.models if model.state == "READY"})
 
     def lookup(self, call: Callable[..., T], model: str) -> T:
         """Ask something about a model, within the time that a request may take."""
         return self.retrying(call, model, client_timeout=self.timeout_s)
 
-    def read_labels(self, num_classes: int) -> tuple[str, ...]:
-        """Ask the network for its labels, which only come with an answer: of one black frame."""
-        face = np.zeros((1, FACE_SIZE, FACE_SIZE, 3), np.uint8)
-        wanted = [grpcclient.InferRequestedOutput("probabilities", class_count=num_classes)]
-        answer = self.infer(self.model, "frames", face, wanted).as_numpy("probabilities")
-        classes = [entry.decode().split(":", 2) for entry in answer]  # value:index:label
-        if any(len(entry) != 3 for entry in classes):
-            raise ServerMismatch(
-                f"model {self.model!r} at {self.url} has no labels; expected label_filename on "
-                "its probabilities and a labels.txt beside its config.pbtxt"
-            )
-        return tuple(label for _, _, label in sorted(classes, key=lambda entry: int(entry[1])))
+    def embed(self, faces: np.ndarray) -> Tensors:
+        """Put up to `contract.max_frames` faces (N, 224, 224, 3) uint8 through the first model.
 
-    def embed(self, faces: np.ndarray) -> np.ndarray:
-        """Embed up to `contract.max_frames` faces (N, 224, 224, 3) uint8 into (N, D) float32."""
-        answer = self.infer(self.contract.frames_model, "frames", faces)
-        return answer.as_numpy(answer.get_response().outputs[0].name)
+        Returns:
+            what it gives of each face, (N, ...) float32, by the ensemble's names.
+        """
+        return self.run_step(self.contract.frames_step, {"frames": faces})
 
-    def pool(self, features: np.ndarray) -> ClipAnswer:
-        """Pool a whole clip's features, as `embed` gave them, in time order."""
-        return self.read_answer(self.infer(self.contract.clip_model, "features", features))
+    def pool(self, tensors: Tensors) -> ClipAnswer:
+        """Pool what `embed` gave of a whole clip's faces, in time order."""
+        return self.read_answer({**tensors, **self.run_step(self.contract.clip_step, tensors)})
 
     def ask(self, faces: np.ndarray) -> ClipAnswer:
         """Ask of a whole clip of up to `contract.max_frames` faces in one request."""
-        return self.read_answer(self.infer(self.model, "frames", faces))
+        result = self.infer(self.model, {"frames": faces})
+        names = (*OUTPUTS, *self.contract.extras)
+        return self.read_answer({name: result.as_numpy(name) for name in names})
 
-    def read_answer(self, result: grpcclient.InferResult) -> ClipAnswer:
+    def run_step(self, step: Step, tensors: Tensors) -> Tensors:
+        """Run one of the ensemble's models; tensors go by the ensemble's names, in and out."""
+        inputs = {mine: tensors[shared] for mine, shared in step.inputs.items()}
+        result = self.infer(step.model, inputs)
+        return {shared: result.as_numpy(mine) for mine, shared in step.outputs.items()}
+
+    def read_answer(self, tensors: Tensors) -> ClipAnswer:
         """Take the answer's tensors, and refuse one that is not a number."""
-        arrays = {name: result.as_numpy(name) for name in OUTPUTS}
-        if not all(np.isfinite(array).all() for array in arrays.values()):
+        answer = {name: tensors[name] for name in (*OUTPUTS, *EXTRAS) if name in tensors}
+        if not all(np.isfinite(array).all() for array in answer.values()):
             raise RequestRefused(
                 f"model {self.model!r} at {self.url} answered with values that are not numbers"
             )
-        self_weights = result.as_numpy("self_weights") if self.contract.has_self_weights else None
-        version = result.get_response().model_version
-        return ClipAnswer(**arrays, self_weights=self_weights, model_version=version)
+        version = max(self.contract.versions, key=int)  # the one that Triton asks by default
+        return ClipAnswer(**answer, model_version=version)
 
     def infer(
-        self, model: str, name: str, array: np.ndarray, outputs: list[Any] | None = None
+        self, model: str, arrays: Tensors, outputs: list[Any] | None = None
     ) -> grpcclient.InferResult:
-        """Send one tensor to one model, again while the server is unavailable."""
-        datatype = {"uint8": "UINT8", "float32": "FP32"}[str(array.dtype)]
-        tensor = grpcclient.InferInput(name, list(array.shape), datatype)
-        tensor.set_data_from_numpy(array)
+        """Send tensors to one model, again while the server is unavailable."""
+        datatypes = {"uint8": "UINT8", "float32": "FP32"}
+        inputs = []
+        for name, array in arrays.items():
+            tensor = grpcclient.InferInput(name, list(array.shape), datatypes[str(array.dtype)])
+            tensor.set_data_from_numpy(array)
+            inputs.append(tensor)
         return self.retrying(
-            self.client.infer, model, [tensor], outputs=outputs, client_timeout=self.timeout_s
+            self.client.infer, model, inputs, outputs=outputs, client_timeout=self.timeout_s
         )
 
     def retrying(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -242,8 +355,15 @@ class TritonClient:
                 "it may be busy: raise --timeout"
             )
         if error.status() == "StatusCode.NOT_FOUND":
-            return ServerMismatch(f"the server at {self.url} lacks a model: {words}")
+            return ModelMissing(f"the server at {self.url} lacks a model: {words}")
         return RequestRefused(f"the server at {self.url} refused the request: {words}")
+
+
+def list_networks(url: str, timeout_s: float) -> list[Contract]:
+    """Learn of every network that a server has ready, in the order of their names."""
+    client = TritonClient(url, timeout_s=timeout_s)
+    with closing(client.client):
+        return client.read_contracts()
 
 
 def is_unavailable(error: InferenceServerException) -> bool:
@@ -274,7 +394,7 @@ class ClipStream:
     def __init__(self, client: TritonClient) -> None:
         self.client = client
         self.pending: list[np.ndarray] = []
-        self.chunks: list[Future[np.ndarray]] = []
+        self.chunks: list[Future[Tensors]] = []
         self.pool = ThreadPoolExecutor(CHUNKS_IN_FLIGHT, thread_name_prefix="chunk")
 
     def __enter__(self) -> Self:
@@ -307,4 +427,7 @@ class ClipStream:
             return self.client.ask(np.stack(self.pending))
         self.send_pending()
         logger.info("pooling %d chunks", len(self.chunks))
-        return self.client.pool(np.concatenate([chunk.result() for chunk in self.chunks]))
+        chunks = [chunk.result() for chunk in self.chunks]
+        return self.client.pool(
+            {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        )

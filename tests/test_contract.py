@@ -5,7 +5,7 @@ from concurrent import futures
 
 import grpc
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
 from clients.triton import TritonClient
@@ -22,9 +22,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         text="try later",
         pause_s=0,
         logits=(7,),
+        extras=(),
     ):
         self.ready, self.dims, self.refusals, self.text = ready, dims, list(refusals), text
-        self.calls, self.pause_s, self.logits = 0, pause_s, logits
+        self.calls, self.pause_s, self.logits, self.extras = 0, pause_s, logits, dict(extras)
 
     def ModelReady(self, request, context):
         return service_pb2.ModelReadyResponse(ready=self.ready)
@@ -36,11 +37,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(self.refusals.pop(0), self.text)
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
         frames = tensor(name="frames", datatype="UINT8", shape=self.dims)
-        outputs = [tensor(name="logits", datatype="FP32", shape=self.logits)]
+        shapes = {
+            **{"logits": self.logits, "probabilities": self.logits, "weights": (-1,)},
+            **{"frame_logits": (-1, *self.logits), **self.extras},
+        }
+        outputs = [tensor(name=name, datatype="FP32", shape=dims) for name, dims in shapes.items()]
         return service_pb2.ModelMetadataResponse(name="fan", inputs=[frames], outputs=outputs)
 
     def ModelConfig(self, request, context):
-        return service_pb2.ModelConfigResponse()
+        config = model_config_pb2.ModelConfig()
+        config.ensemble_scheduling.step.add(model_name="first")
+        config.ensemble_scheduling.step.add(model_name="second")
+        return service_pb2.ModelConfigResponse(config=config)
 
 
 @pytest.fixture
@@ -84,6 +92,22 @@ def test_other_outputs_are_refused(serve, logits):
         pytest.raises(ServerMismatch, match="expected an ensemble"),
         serve(FakeTriton(logits=logits)),
     ):
+        pass
+
+
+@pytest.mark.parametrize("extra", [("self_weights", [-1, 1]), ("theta", [-1, 6])])
+def test_extras_of_other_dims_are_refused(serve, extra):
+    with (
+        pytest.raises(ServerMismatch, match=f"'{extra[0]}'.* expected an ensemble"),
+        serve(FakeTriton(logits=(-1,), extras=[extra])),
+    ):
+        pass
+
+
+def test_classes_that_the_dims_do_not_count_are_of_the_contract(serve):
+    # The fake's models take no batch, which is asked only of what follows the contract so far.
+    fake = FakeTriton(logits=(-1,), extras=[("theta", (-1, 2, 3))])
+    with pytest.raises(ServerMismatch, match=r"'first' .* has max_batch_size 0"), serve(fake):
         pass
 
 

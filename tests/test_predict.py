@@ -25,6 +25,8 @@ JSON_KEYS = [
     "timestamps_s",
     "weights",
     "self_weights",
+    "region_weights",
+    "theta",
     "frame_probabilities",
     "model",
     "model_version",
@@ -86,6 +88,7 @@ def test_json_is_one_complete_object(predict, sample, server, shipped):
     assert result["frames"] == {"decoded": 13, "used": 13, "without_face": 0}
     assert len(result["timestamps_s"]) == len(result["weights"]) == 13
     assert len(result["self_weights"]) == 13
+    assert result["region_weights"] is result["theta"] is None
     assert sum(result["weights"]) == pytest.approx(1, abs=1e-5)
     assert np.sum(result["frame_probabilities"], axis=1) == pytest.approx(np.ones(13), abs=1e-5)
     assert (result["model"], result["model_version"]) == ("fan", "1")
@@ -294,9 +297,9 @@ def test_server_that_is_down_is_told_in_one_line(predict, sample):
 
 
 def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):
-    assert "lacks a model: Request for unknown model: 'ran'" in one_line(
-        predict(sample, "--model", "ran")
-    )
+    line = one_line(predict(sample, "--model", "ran"))
+    assert "does not offer 'ran'; it offers fan; to add it, run" in line
+    assert "`make export MODEL=ran CHECKPOINT=<file>` and start `make serve` again" in line
 
 
 def test_model_of_another_contract_is_told_in_one_line(predict, sample):
@@ -335,10 +338,10 @@ class SlowClient:
 
     def embed(self, faces):
         time.sleep(0.02)
-        return np.zeros((len(faces), 4), np.float32)
+        return {"features": np.zeros((len(faces), 4), np.float32)}
 
-    def pool(self, features):
-        return features
+    def pool(self, tensors):
+        return tensors["features"]
 
 
 def test_memory_stays_bounded_however_long_the_clip():

@@ -104,7 +104,7 @@ def test_int8_on_the_cpu_is_served_and_calls_the_sample_happy(repository, build,
     (expected,) = onnxruntime.InferenceSession(graph).run(["features"], {"frames": frames})
     platform = read_platform(repository, "cpu")
     with EmbeddedServer(platform) as server, TritonClient(server.grpc_url) as client:
-        features = client.embed(frames)
+        features = client.embed(frames)["features"]
         done = predict(sample, url=server.grpc_url)
     # The same integers; only the first and last layers are float.
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,25 @@
+"""Goes on with a command that was run by its path as `python -m` runs it.
+
+    clients/predict.py video.mp4  ->  .venv/bin/python -P -m clients.predict video.mp4
+
+Any Python may run this file, so it needs nothing of ours and nothing that is installed.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+
+def go_on_as_module(file: str) -> NoReturn:
+    """Become the module that a file of this folder is, in the environment of `make setup`."""
+    name = Path(file).stem
+    if not PYTHON.exists():
+        sys.exit(f"{name}.py: {PYTHON} is not there; run `make setup` in {ROOT}")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # -P: modules of the folder it is run from must not stand in for ours.
+    command = [str(PYTHON), "-P", "-m", f"clients.{name}", *sys.argv[1:]]
+    os.execve(command[0], command, {**os.environ, "PYTHONPATH": path})
