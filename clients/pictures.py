@@ -2,6 +2,7 @@
 
     Result + video  ->  plot      PNG: each frame's weight over time, the faces that counted most
                     ->  annotate  MP4: the video with box, emotion and each frame's weight
+    Saliency        ->  draw_map  PNG: the face, and where covering it changes the answer
 
 Where a network weighs all frames alike, each face's own probability stands in for its weight.
 
@@ -20,8 +21,9 @@ import matplotlib
 import numpy as np
 from tqdm import tqdm
 
-from clients.faces import align, unalign
-from clients.outlines import Outline, outline
+from clients.faces import FACE_SIZE, align, unalign
+from clients.occlusion import Saliency
+from clients.outlines import Outline, box_corners, outline, to_pixels
 from clients.result import Result, Sighting
 from clients.video import Frame, read_frames, read_info
 
@@ -200,3 +202,25 @@ def draw_outlines(
         corners = np.round(unalign(part.corners, landmarks)).astype(np.int32)
         thickness = max(1, round(unit * part.strength))
         cv2.polylines(image, [corners], True, RGB_CYAN, thickness, cv2.LINE_AA)
+
+
+def draw_map(saliency: Saliency, name: str, target: Path) -> None:
+    """Draw a face and, over it, how far the emotion's probability falls where it is covered."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.6, 4.4), layout="constrained")
+    left.imshow(saliency.face)
+    right.imshow(cv2.cvtColor(saliency.face, cv2.COLOR_RGB2GRAY), cmap="gray")
+    falls = np.maximum(saliency.heat(), 0)
+    # At least one in a hundred at the top: noise of a face that nothing changes stays dark.
+    top = max(0.01, float(falls.max()))
+    heat = right.imshow(falls, cmap="inferno", alpha=0.6, vmin=0, vmax=top)
+    for axes in (left, right):
+        trace(axes, to_pixels(box_corners(np.array(saliency.box) / FACE_SIZE)), linewidth=1.5)
+        axes.axis("off")
+    percent = matplotlib.ticker.PercentFormatter(1.0)
+    label = f"mean fall of {saliency.emotion} where covered"
+    figure.colorbar(heat, ax=right, shrink=0.85, label=label, format=percent)
+    answer = f"{saliency.emotion} ({saliency.probabilities.max():.1%})"
+    figure.suptitle(f"{name}: {answer}, as {saliency.model} sees it")
+    with whole(target) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    pyplot.close(figure)

@@ -170,7 +170,7 @@ def read_frames(
                 num_taken += 1
                 yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), index, pts_seconds)
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if num_stepped < LEAST_DECODED * promised:
+        if 0 < num_stepped < LEAST_DECODED * promised:
             # Trimmed videos promise frames they hide, so this cannot be an error.
             logger.warning(
                 "%s: only %d of the %d frames its header promises could be decoded",
