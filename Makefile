@@ -4,8 +4,11 @@
 
 # The Python that makes the environments: 3.11 to 3.13, for which the embedded server has stubs.
 PYTHON ?= python3
-# A checkpoint to export, ours (.safetensors) or the authors' (.pth.tar; then LABELS and COLOR too).
-CHECKPOINT ?= weights/fan.safetensors
+# The network: fan, dan, ran or deep_emotion; for export also all, those whose weights are shipped.
+MODEL ?=
+# Its weights, ours (.safetensors) or its authors' (.pth, .pth.tar; then LABELS, for some COLOR or
+# VARIANT too). By default the shipped ones.
+CHECKPOINT ?=
 LABELS ?=
 COLOR ?=
 VARIANT ?=
@@ -29,8 +32,8 @@ OUT ?=
 DEVICE ?=
 OPTIONS ?=
 
-EXPORT_OPTIONS = --checkpoint "$(CHECKPOINT)" $(if $(LABELS),--labels "$(LABELS)") \
-    $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
+MODEL_OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
+    $(if $(LABELS),--labels "$(LABELS)") $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
 VENV := .venv/bin/python
 # Plans are built by TensorRT and the standard library alone: any container that has the first.
 BUILDER = $(if $(IMAGE),docker run --rm --gpus device=0 --user $(shell id -u):$(shell id -g) \
@@ -59,9 +62,9 @@ demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the em
 	@echo
 	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
 
-export: setup ## Export CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
-	@$(VENV) -m export $(EXPORT_OPTIONS)
-	@echo '$(EXPORT_OPTIONS)' > build/export.options && touch build/.exported
+export: setup ## Export MODEL=... from CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
+	@$(VENV) -m export $(MODEL_OPTIONS)
+	@touch build/.exported
 
 engines: build/.exported ## Build TensorRT's plans on this GPU (IMAGE=nvcr.io/nvidia/tensorrt[:YY.MM-py3]: in a container)
 	@[ -z "$(IMAGE)" ] || docker info > /dev/null 2>&1 || \
@@ -71,22 +74,23 @@ engines: build/.exported ## Build TensorRT's plans on this GPU (IMAGE=nvcr.io/nv
 check-engines: setup build/.exported ## Compile every graph of the plans with TensorRT-RTX, without a GPU
 	@$(VENV) -m export.check_engines
 
-calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .npz or folder), of CHECKPOINT=...
+calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .npz or folder), of MODEL=... or CHECKPOINT=...
 	@[ -n "$(DATA)" ] || { echo "calibrate: DATA= names aligned faces: an .npz or a folder of pictures" >&2; exit 1; }
-	@$(VENV) -m export.calibrate "$(DATA)" $(EXPORT_OPTIONS)
+	@$(VENV) -m export.calibrate "$(DATA)" $(MODEL_OPTIONS)
 
-parity: setup build/.exported ## Compare every precision, on DATA=... (faces, labelled or not); writes docs/precision.md
-	@eval "$(VENV) -m export.parity $(if $(DATA),'$(DATA)') $$(cat build/export.options 2>/dev/null) --output docs/precision.md"
+parity: setup build/.exported ## Compare every precision of MODEL=..., on DATA=... (faces); writes docs/precision[-model].md
+	@$(VENV) -m export.parity $(if $(DATA),"$(DATA)") $(MODEL_OPTIONS) \
+	    --output docs/precision$(if $(filter-out fan,$(MODEL)),-$(MODEL)).md
 
-train: .venv/.installed ## Train FAN on DATA=... (INIT= VALIDATION= LABELS= OUT= DEVICE= OPTIONS=); goes on after a kill
+train: .venv/.installed ## Train MODEL=... on DATA=... (INIT= VALIDATION= LABELS= OUT= DEVICE= OPTIONS=); goes on after a kill
 	@[ -n "$(DATA)" ] || { echo "train: DATA= names labelled faces: README.md says in which forms" >&2; exit 1; }
-	@$(KEEP_MEMORY) $(VENV) -m training "$(DATA)" $(RUN_OPTIONS) $(if $(INIT),--init "$(INIT)") \
+	@$(KEEP_MEMORY) $(VENV) -m training "$(DATA)" $(if $(MODEL),--model $(MODEL)) $(RUN_OPTIONS) $(if $(INIT),--init "$(INIT)") \
 	    $(if $(VALIDATION),--validation "$(VALIDATION)") $(OPTIONS)
 
-evaluate: .venv/.installed ## Measure CHECKPOINT=... on labelled faces, DATA=... (LABELS= COLOR= VARIANT= OUT= DEVICE= OPTIONS=)
+evaluate: .venv/.installed ## Measure MODEL=... or CHECKPOINT=... on labelled faces, DATA=... (LABELS= COLOR= VARIANT= OUT= DEVICE= OPTIONS=)
 	@[ -n "$(DATA)" ] || { echo "evaluate: DATA= names labelled faces: README.md says in which forms" >&2; exit 1; }
-	@$(KEEP_MEMORY) $(VENV) -m training.evaluate "$(DATA)" --checkpoint "$(CHECKPOINT)" $(RUN_OPTIONS) \
-	    $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT)) $(OPTIONS)
+	@$(KEEP_MEMORY) $(VENV) -m training.evaluate "$(DATA)" $(MODEL_OPTIONS) $(if $(OUT),--out "$(OUT)") \
+	    $(if $(DEVICE),--device $(DEVICE)) $(OPTIONS)
 
 crossval: .venv/.installed ## Train and measure ten FANs on DATA=..., CK+ say, by subject (INIT= OUT= DEVICE= OPTIONS=)
 	@[ -n "$(DATA)" ] || { echo "crossval: DATA= names labelled clips: README.md says in which forms" >&2; exit 1; }
@@ -119,10 +123,8 @@ clean: ## Remove what was built: environments, models, demo
 	find model_repository -path '*/1/*' -type f ! -name .gitkeep -delete
 
 # What `make export` was last told, or the shipped weights, whenever the code or they change.
-build/.exported: weights/fan.safetensors $(wildcard weights/*.ranges.json export/*.py) | .venv/.installed
-	@eval "$(VENV) -m export $$(cat build/export.options 2>/dev/null)" || \
-	    { [ ! -f build/export.options ] || echo "export: that is what \`make export\` was last told; alone it goes" \
-	    "back to the shipped weights" >&2; exit 1; }
+build/.exported: $(wildcard weights/*.safetensors weights/*.ranges.json export/*.py) | .venv/.installed
+	@$(VENV) -m export --again
 	@touch $@
 
 $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed

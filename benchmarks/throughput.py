@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from clients.errors import FerError
 from clients.triton import TritonClient
-from export.checkpoint import build_embedder, read_checkpoint
+from export.checkpoint import build, read_checkpoint
 from export.provenance import provenance
 from serving import ROOT, ServingError
 from serving.embedded import EmbeddedServer
@@ -52,7 +52,7 @@ def measure(ways: dict[str, Way], frames: np.ndarray, rounds: int) -> dict[str, 
 
 def eager() -> Way:
     """PyTorch as most people would run it on a CPU: eager, channels last."""
-    embedder = build_embedder(read_checkpoint(ROOT / "weights" / "fan.safetensors"))
+    embedder = build(read_checkpoint(ROOT / "weights" / "fan.safetensors"))["fan_embedder"].module
     embedder = embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(frames: np.ndarray) -> object:

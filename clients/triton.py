@@ -31,8 +31,7 @@ CHUNK_FRAMES = 32  # a long clip's frames travel in chunks of so many
 CHUNKS_IN_FLIGHT = 3
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0)  # between tries while the server is unavailable
 MAX_CLASSES = 1000  # Triton gives as many as there are
-# Asked after by name where a server keeps the index of its models to itself.
-NETWORKS = ("dan", "deep_emotion", "fan", "fan_fusion", "ran")
+EXPORTABLE = ("fan", "dan", "ran", "deep_emotion")  # what `make export MODEL=` knows
 OUTPUTS = ("logits", "probabilities", "weights", "frame_logits")
 EXTRAS = {"self_weights": [-1], "region_weights": [-1, -1], "theta": [-1, 2, 3]}
 EXPECTED_INPUTS = {"frames": ("UINT8", [-1, FACE_SIZE, FACE_SIZE, 3])}
@@ -178,7 +177,7 @@ class TritonClient:
             )
             raise ModelMissing(
                 f"the server at {self.url} does not offer {self.model!r}; it offers "
-                f"{offered or 'no network at all'}{remedy if self.model in NETWORKS else ''}"
+                f"{offered or 'no network at all'}{remedy if self.model in EXPORTABLE else ''}"
             ) from error
         logger.info("%s serves %s", self.url, contract)
         return contract
@@ -211,7 +210,7 @@ class TritonClient:
             frames_step,
             clip_step,
             self.read_max_frames(frames_step.model),
-            self.read_labels(model, list(gives)),
+            self.read_labels(model),
             tuple(name for name in gives if name not in OUTPUTS),
         )
 
@@ -225,17 +224,10 @@ class TritonClient:
             )
         return max_frames
 
-    def read_labels(self, model: str, outputs: list[str]) -> tuple[str, ...]:
+    def read_labels(self, model: str) -> tuple[str, ...]:
         """Ask a network for its labels, which only come with an answer: of one black frame."""
         face = np.zeros((1, FACE_SIZE, FACE_SIZE, 3), np.uint8)
-        # All outputs, though one is wanted: an ensemble (Triton 2.51) ends in "unexpected deadlock"
-        # where an output that is not asked for is also what its second step takes.
-        wanted = [
-            grpcclient.InferRequestedOutput(
-                name, class_count=MAX_CLASSES if name == "probabilities" else 0
-            )
-            for name in outputs
-        ]
+        wanted = [grpcclient.InferRequestedOutput("probabilities", class_count=MAX_CLASSES)]
         answer = self.infer(model, {"frames": face}, wanted).as_numpy("probabilities")
         classes = [entry.decode().split(":", 2) for entry in answer]  # value:index:label
         if any(len(entry) != 3 for entry in classes):
@@ -256,15 +248,12 @@ class TritonClient:
         return contracts
 
     def ready_models(self) -> list[str]:
-        """Name the server's models that are ready, or those known here that are."""
-        try:
-            index = self.retrying(
-                self.client.get_model_repository_index, client_timeout=self.timeout_s
-            )
-        except RequestRefused as error:  # as a hardened server does
-            logger.info("asking after %s by name: %s", ", ".join(NETWORKS), error)
-            return [name for name in NETWORKS if self.lookup(self.client.is_model_ready, name)]
-        return sorted({model.name for model in index.models if model.state == "READY"})
+        """Name the models that the server has loaded.
+
+        Its statistics say, which are open where its repository's index is not.
+        """
+        statistics = self.lookup(self.client.get_inference_statistics, "")
+        return sorted({model.name for model in statistics.model_stats})
 
     def lookup(self, call: Callable[..., T], model: str) -> T:
         """Ask something about a model, within the time that a request may take."""

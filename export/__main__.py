@@ -1,7 +1,9 @@
-"""Turn a FAN checkpoint into what Triton serves.
+"""Turn checkpoints into what Triton serves.
 
     python -m export
     python -m export --checkpoint Resnet18_FAN.pth.tar --labels afew
+    python -m export --model dan --checkpoint affecnet8.pth --labels affectnet8
+    python -m export --model all
 
 Writes the graphs of every precision into build/, and from them model_repository/*/1/ and
 labels.txt. INT8 needs ranges that were measured on the same weights (`export.calibrate`).
@@ -13,22 +15,18 @@ import sys
 from pathlib import Path
 
 from export.calibrate import Calibration, ranges_path, read_calibration
-from export.checkpoint import (
-    Checkpoint,
-    add_arguments,
-    build_attention,
-    build_embedder,
-    read_from_arguments,
-)
+from export.checkpoint import Checkpoint, Source, add_arguments, build, shipped, source_of
 from export.errors import ExportError
+from export.networks import NETWORKS, Part
 from export.profiles import ROOT
-from export.repository import install_labels, install_model
+from export.remembered import recall_all, remember
+from export.repository import LABELS_FILE, install_labels, install_model
 from export.to_int8 import to_int8, to_int8_cpu
-from export.to_onnx import Precision, attention_to_onnx, embedder_to_onnx
+from export.to_onnx import Precision, to_onnx
 
 FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
-INT8_FILENAME = "model_int8.onnx"  # default_model_filename of fan_embedder's platform cpu
-NUM_CLASSES = 7  # dims of `logits` in model_repository/fan/config.pbtxt and fan_attention's
+INT8_FILENAME = "model_int8.onnx"  # default_model_filename of platform cpu
+ALL = "all"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,9 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=ROOT / "weights" / "fan.safetensors",
-        help="weights to export: ours (.safetensors) or the authors' (.pth.tar) "
-        "(default: weights/fan.safetensors)",
+        help="weights to export: ours (.safetensors) or the authors' (.pth, .pth.tar) "
+        "(default: the shipped ones, weights/<model>.safetensors)",
     )
     parser.add_argument(
         "--repository",
@@ -56,12 +53,17 @@ def build_parser() -> argparse.ArgumentParser:
         default=ROOT / "build",
         help="folder for the ONNX files (default: build)",
     )
-    add_arguments(parser)
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="export every network as it was last exported, else from its shipped weights",
+    )
+    add_arguments(parser, ALL)
     return parser
 
 
 def export(
-    checkpoint: Checkpoint, calibration: Calibration | None, repository: Path, build: Path
+    checkpoint: Checkpoint, calibration: Calibration | None, repository: Path, build_folder: Path
 ) -> list[Path]:
     """Walk every arrow for one checkpoint.
 
@@ -75,22 +77,37 @@ def export(
     Raises:
         ExportError: where the checkpoint does not fit the repository's configs.
     """
-    if len(checkpoint.labels) != NUM_CLASSES:
+    network = NETWORKS[checkpoint.network]
+    if network.num_classes not in (None, len(checkpoint.labels)):
         raise ExportError(
-            f"the checkpoint has {len(checkpoint.labels)} classes; fan serves {NUM_CLASSES} "
-            "(dims of logits in model_repository/fan/config.pbtxt and fan_attention/)"
+            f"the checkpoint has {len(checkpoint.labels)} classes; {network.name} serves "
+            f"{network.num_classes} (dims of logits in model_repository/{network.name}/"
+            "config.pbtxt and those of its models)"
         )
-    embedder, attention = build_embedder(checkpoint), build_attention(checkpoint)
-    graphs = {name: build / name / "fan_embedder.onnx" for name in (*FLOATS, "int8", "int8_cpu")}
+    parts = build(checkpoint)
+    installed = []
+    for part in parts.values():
+        installed += export_part(part, calibration, repository, build_folder)
+    for ensemble, models in network.ensembles.items():
+        if parts.keys() >= set(models):
+            installed += install_labels(checkpoint.labels, (ensemble, *models), repository)
+        else:
+            (repository / ensemble / LABELS_FILE).unlink(missing_ok=True)
+    return installed
+
+
+def export_part(
+    part: Part, calibration: Calibration | None, repository: Path, build_folder: Path
+) -> list[Path]:
+    """Walk every arrow for one model; return the files written into `repository`."""
+    kinds = (*FLOATS, "int8", "int8_cpu")
+    graphs = {kind: build_folder / kind / f"{part.model}.onnx" for kind in kinds}
     for precision in FLOATS:
-        embedder_to_onnx(embedder, graphs[precision], precision)
-        attention_to_onnx(attention, build / precision / "fan_attention.onnx", precision)
-    installed = [
-        install_model(graphs["fp32"], repository),
-        install_model(build / "fp32" / "fan_attention.onnx", repository),
-        *install_labels(checkpoint.labels, repository),
-    ]
-    folder = repository / "fan_embedder" / "1"
+        to_onnx(part, graphs[precision], precision)
+    installed = [install_model(graphs["fp32"], repository)]
+    if not part.quantised:
+        return installed
+    folder = repository / part.model / "1"
     stale = [graphs["int8"], graphs["int8_cpu"], folder / INT8_FILENAME]
     if not calibration:
         stale += folder.glob("model_int8.plan*")
@@ -103,19 +120,46 @@ def export(
     return installed
 
 
+def choose(args: argparse.Namespace) -> list[Source]:
+    """List the checkpoints to export."""
+    if args.model != ALL and not args.again:
+        return [source_of(args)]
+    if args.checkpoint or args.labels or args.color or args.variant:
+        raise ExportError(
+            "all the networks that there are weights of: name one of them (MODEL=, --model) with a "
+            "checkpoint, labels, colour or variant of its own"
+        )
+    if args.again:
+        return recall_all(args.build)
+    return [Source(shipped(name), name) for name in NETWORKS if shipped(name).is_file()]
+
+
+def export_source(source: Source, repository: Path, build_folder: Path) -> None:
+    """Export one checkpoint, list what was written, and remember it."""
+    checkpoint = source.read()
+    try:
+        calibration = read_calibration(ranges_path(source.path), checkpoint)
+    except ExportError as error:
+        print(f"export: no INT8: {error}", file=sys.stderr)
+        calibration = None
+    for written in export(checkpoint, calibration, repository, build_folder):
+        print(written)
+    remember(source, checkpoint.network, build_folder)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        checkpoint = read_from_arguments(args.checkpoint, args)
-        try:
-            calibration = read_calibration(ranges_path(args.checkpoint), checkpoint)
-        except ExportError as error:
-            print(f"export: no INT8: {error}", file=sys.stderr)
-            calibration = None
-        for path in export(checkpoint, calibration, args.repository, args.build):
-            print(path)
+        for source in choose(args):
+            export_source(source, args.repository, args.build)
     except ExportError as error:
         print(f"export: {error}", file=sys.stderr)
+        if args.again:
+            print(
+                "export: that is what `make export` was last told; `make export MODEL=all` goes "
+                "back to the shipped weights",
+                file=sys.stderr,
+            )
         return 1
     return 0
 

@@ -3,7 +3,7 @@
     python -m export.calibrate faces.npz
     python -m export.calibrate crops/ --checkpoint mine.safetensors
 
-    checkpoint + faces  ->  least and greatest value of every activation  ->  fan.ranges.json
+    checkpoint + faces  ->  least and greatest value of every activation  ->  <name>.ranges.json
 
 Only the ranges are kept, no picture. They lie beside the checkpoint and name it by its
 fingerprint; `export.to_int8` builds both INT8 graphs from them.
@@ -27,16 +27,16 @@ from tqdm import tqdm
 from export.checkpoint import (
     Checkpoint,
     add_arguments,
-    build_embedder,
-    embedder_weights,
-    read_from_arguments,
+    build,
+    parameters,
+    source_of,
 )
 from export.errors import ExportError
 from export.faces import read_faces
 from export.files import write_whole
-from export.profiles import ROOT
+from export.networks import Part
 from export.to_int8 import quantisable_tensors
-from export.to_onnx import embedder_to_onnx
+from export.to_onnx import to_onnx
 
 NUM_FACES = 512
 BATCH = 8
@@ -52,7 +52,7 @@ class Calibration:
         faces: what they were measured with, in words.
         num_faces: how many those were.
         percentile: of the absolute values, within which the ranges lie; 100 is min-max.
-        ranges: tensor of the embedder's FP32 graph -> [least, greatest] value.
+        ranges: tensor of the FP32 graph -> [least, greatest] value.
     """
 
     fingerprint: str
@@ -62,13 +62,18 @@ class Calibration:
     ranges: dict[str, tuple[float, float]]
 
 
+def quantised_part(checkpoint: Checkpoint) -> Part:
+    """Find the one model of a network that INT8 changes: the one that looks at frames."""
+    (part,) = (part for part in build(checkpoint).values() if part.quantised)
+    return part
+
+
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Name what the embedder computes by a hash: its weights, and what it does to pixels."""
+    """Name what is quantised by a hash: the model's weights, and what it does to pixels."""
     digest = hashlib.sha256(repr(checkpoint.preprocessing).encode())
-    weights = embedder_weights(checkpoint.state)
-    for name in sorted(weights):
+    for name in sorted(parameters(quantised_part(checkpoint))):
         digest.update(name.encode())
-        digest.update(weights[name].numpy().tobytes())
+        digest.update(checkpoint.state[name].numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -113,9 +118,9 @@ def calibrate(
         percentile: see Calibration.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fan_embedder.onnx"
-        embedder_to_onnx(build_embedder(checkpoint), path)
-        names = list(quantisable_tensors(path))
+        path = Path(folder) / "model.onnx"
+        to_onnx(quantised_part(checkpoint), path)
+        names = quantisable_tensors(path)
         session = open_at(path, names)
     least, greatest = np.zeros(len(names)), np.zeros(len(names))
     for i, values in activations(session, names, images, "ranges"):
@@ -167,8 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=ROOT / "weights" / "fan.safetensors",
-        help="weights to measure (default: weights/fan.safetensors)",
+        help="weights to measure (default: the shipped ones)",
     )
     parser.add_argument(
         "--num-faces", type=int, default=NUM_FACES, help="chosen at random (default: %(default)s)"
@@ -189,11 +193,12 @@ def main(argv: list[str] | None = None) -> int:
     if not 0 < args.percentile <= 100 or args.num_faces < 1:
         build_parser().error("expected --percentile in (0, 100] and --num-faces of at least 1")
     try:
-        checkpoint = read_from_arguments(args.checkpoint, args)
+        source = source_of(args)
+        checkpoint = source.read()
         faces = read_faces(args.faces, checkpoint.labels, args.num_faces)
         words = args.note or args.faces.name
         calibration = calibrate(checkpoint, faces.images, words, args.percentile)
-        target = ranges_path(args.checkpoint)
+        target = ranges_path(source.path)
         write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
     except ExportError as error:
         print(f"export.calibrate: {error}", file=sys.stderr)

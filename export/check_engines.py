@@ -15,9 +15,9 @@ import tensorrt_rtx
 from google.protobuf.message import DecodeError
 
 from export.errors import ExportError
-from export.profiles import PLANS, ROOT, Profile
+from export.profiles import ROOT, Profile
 from export.to_int8 import check_quantisers
-from export.to_plan import build_plan, read_graph
+from export.to_plan import build_plan, exported_plans, read_graph
 
 
 def check_graph(graph: bytes, profile: Profile) -> bytes:
@@ -43,13 +43,13 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args(argv)
+    try:
+        plans = exported_plans(ROOT)
+    except ExportError as error:
+        print(f"check-engines: {error}", file=sys.stderr)
+        return 1
     failed = False
-    for plan in PLANS:
-        if plan.precision == "int8" and not (ROOT / plan.graph).is_file():
-            print(
-                f"{plan.graph}: left out, it is not there (`make calibrate DATA=...` makes ranges)"
-            )
-            continue
+    for plan in plans:
         start = time.perf_counter()
         try:
             engine = check_graph(read_graph(plan, ROOT), plan.profile)

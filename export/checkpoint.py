@@ -1,9 +1,9 @@
-"""Read and write FAN's weights.
+"""Read and write the networks' weights.
 
-    <name>.safetensors  our own: FP16 weights with labels, variant and preprocessing inside
-    <name>.pth.tar      the authors': {'epoch', 'state_dict', 'accuracy'}, keys begin with "module."
+    <name>.safetensors    our own: FP16 weights with network, labels, variant, preprocessing inside
+    <name>.pth[.tar]      the authors': weights, perhaps beneath `state_dict` or `model_state_dict`
 
-    ->  Checkpoint  ->  build_embedder(), build_attention()  ->  export.to_onnx
+    ->  Checkpoint  ->  build()  ->  export.to_onnx
 
 The authors' files name neither their labels nor their preprocessing, so the caller does.
 Convert one once, and the file carries what it needs from then on:
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,74 +27,95 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from export.errors import CheckpointError, ExportError
-from export.fan import (
-    NUM_FEATURES,
-    Color,
-    FrameAttention,
-    FrameEmbedder,
-    Preprocessing,
-    Variant,
-)
+from export.networks import NETWORKS, Network, Part
+from export.preprocessing import Color, Preprocessing
+from export.profiles import ROOT
 from export.resnet import ResNet18
 
-ARCHITECTURE = "fan"
-
-# The order in which each data set's authors number their emotions.
+# The order in which each data set's authors, or those of its networks, number their emotions.
 LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
         "afew": ("happy", "angry", "disgust", "fear", "sad", "neutral", "surprise"),
         "ckplus": ("happy", "angry", "disgust", "fear", "sad", "contempt", "surprise"),
+        "affectnet7": ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger"),
+        "affectnet8": (
+            *("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger"),
+            "contempt",
+        ),
+        "ferplus": (
+            *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear"),
+            "contempt",
+        ),
+        "rafdb": ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"),
     }
 )
-FRAME_CLASSIFIER = ("fc.weight", "fc.bias")  # of single frames; a checkpoint may lack it
-HEAD_KEYS = ("alpha.", "beta.", "pred_fc1.", "pred_fc2.", "fc.")
+WEIGHTS = ROOT / "weights"
+FRAME_CLASSIFIER = ("fc.weight", "fc.bias")  # of single frames, in an embedder's file
+HEAD_KEYS = ("alpha.", "beta.", "pred_fc1.", "pred_fc2.", "fc.")  # what is FAN's, not ResNet's
+STATE_KEYS = ("state_dict", "model_state_dict")  # where torch files keep the weights
 NUM_KEYS_NAMED = 12  # of missing or unexpected keys in one error; a wrong network has hundreds
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """FAN's weights and all that is needed to serve them.
+    """A network's weights and all that is needed to serve them.
 
     Args:
-        state: parameter name, without "module.", to float32 tensor; no batch counters. `fc.*`, a
-            classifier of single frames, may be among them.
+        state: parameter name, as the authors' files have it, to float32 tensor; no batch counters.
         labels: the classes' emotions, in the order of the logits.
         preprocessing: what the weights expect of their pixels.
-        variant: "relation" (full FAN) or "self" (self-attention alone).
+        variant: of the network; by default its first ("relation", full FAN).
         notes: free text about the weights' origin, name to text.
+        network: a name in NETWORKS.
     """
 
     state: Mapping[str, Tensor]
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    variant: Variant = "relation"
+    variant: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    network: str = "fan"
 
     def __post_init__(self) -> None:
-        if self.variant not in ("relation", "self"):
-            raise CheckpointError(f"variant is {self.variant!r}; expected 'relation' or 'self'")
-        check_state(self.state)
-        num_classes = len(self.state["pred_fc2.bias"])
+        network = NETWORKS[self.network]
+        if not self.variant:
+            object.__setattr__(self, "variant", network.variants[0])
+        if self.variant not in network.variants:
+            expected = " or ".join(map(repr, network.variants)) if network.variants[0] else "none"
+            raise CheckpointError(
+                f"variant is {self.variant!r}; {network.title} has {expected} (--variant)"
+            )
+        check_state(self.state, network, self.variant)
+        num_classes = len(self.state[network.classifier])
         if len(self.labels) != num_classes:
             raise CheckpointError(
                 f"{len(self.labels)} labels ({', '.join(self.labels)}) for {num_classes} classes "
-                f"(pred_fc2 in the checkpoint); name the labels with --labels"
+                f"({network.classifier} in the checkpoint); name the labels with --labels"
             )
 
 
-def build_embedder(checkpoint: Checkpoint) -> FrameEmbedder:
-    """Build the embedder with the checkpoint's weights, in evaluation mode."""
-    backbone = ResNet18()
-    load_state(backbone, embedder_weights(checkpoint.state))
-    return FrameEmbedder(backbone, checkpoint.preprocessing).eval().requires_grad_(False)
+def build(checkpoint: Checkpoint) -> dict[str, Part]:
+    """Build the network's models, by their names, with the checkpoint's weights.
+
+    They are in evaluation mode; an optional one whose weights the checkpoint lacks is left out.
+    """
+    network = NETWORKS[checkpoint.network]
+    num_classes = len(checkpoint.labels)
+    parts = {}
+    for part in network.parts(num_classes, checkpoint.variant, checkpoint.preprocessing):
+        names = parameters(part)
+        if all(name in checkpoint.state for name in names):
+            load_state(part.module, {names[k]: checkpoint.state[k] for k in names})
+            part.module.eval().requires_grad_(False)
+            parts[part.model] = part
+    return parts
 
 
-def build_attention(checkpoint: Checkpoint) -> FrameAttention:
-    """Build the attention model with the checkpoint's weights, in evaluation mode."""
-    attention = FrameAttention(len(checkpoint.labels), checkpoint.variant)
-    load_state(attention, {k: checkpoint.state[k] for k in attention.state_dict()})
-    return attention.eval().requires_grad_(False)
+def parameters(part: Part) -> dict[str, str]:
+    """Map the names of a model's parameters in a checkpoint to those in its module."""
+    own = (name for name in part.module.state_dict() if not is_counter(name))
+    return {name.removeprefix("backbone."): name for name in own}
 
 
 def embedder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,16 +132,6 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def is_counter(key: str) -> bool:
     """Tell BatchNorm's training-time batch counters from weights."""
     return key.endswith("num_batches_tracked")
-
-
-def expected_shapes(num_classes: int, *, classifies_frames: bool) -> dict[str, tuple[int, ...]]:
-    """Name every parameter of FAN and its shape."""
-    with torch.device("meta"):
-        state = {**ResNet18().state_dict(), **FrameAttention(num_classes).state_dict()}
-    shapes = {k: tuple(v.shape) for k, v in state.items() if not is_counter(k)}
-    if classifies_frames:
-        shapes |= zip(FRAME_CLASSIFIER, ((num_classes, NUM_FEATURES), (num_classes,)), strict=True)
-    return shapes
 
 
 @dataclass(frozen=True)
@@ -176,30 +187,36 @@ def check_embedder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: state[k] for k in taken}
 
 
-def check_state(state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not exactly FAN's.
+def check_state(state: Mapping[str, Tensor], network: Network, variant: str) -> None:
+    """Refuse weights that are not exactly a network's.
 
     Raises:
         CheckpointError: naming the missing, unexpected or misshapen parameters.
     """
-    bias = state.get("pred_fc2.bias")
-    expected = expected_shapes(
-        len(bias) if bias is not None else 7,
-        classifies_frames=any(k in state for k in FRAME_CLASSIFIER),
-    )
-    missing = [k for k in expected if k not in state]
-    unexpected = [k for k in state if k not in expected]
+    classifier = state.get(network.classifier)
+    num_classes = len(classifier) if classifier is not None and classifier.ndim == 1 else 7
+    shapes: dict[str, Sequence[int]] = {}
+    with torch.device("meta"):
+        parts = network.parts(num_classes, variant, network.preprocessing)
+    for part in parts:
+        names = parameters(part)
+        if not part.optional or any(name in state for name in names):
+            own = part.module.state_dict()
+            shapes |= {name: own[names[name]].shape for name in names}
+    missing = [k for k in shapes if k not in state]
+    unexpected = [k for k in state if k not in shapes]
     if missing or unexpected:
         backbone = missing and all(k.startswith(HEAD_KEYS) for k in missing)
         hint = "; a backbone alone can start a training: `make train INIT=...`" if backbone else ""
         raise CheckpointError(
-            "the weights are not FAN's (ResNet-18, alpha, beta, pred_fc1, pred_fc2): "
+            f"the weights are not {network.title}'s: "
             f"missing {name_keys(missing)}; unexpected {name_keys(unexpected)}{hint}"
         )
-    for key, shape in expected.items():
-        if tuple(state[key].shape) != shape:
-            got = list(state[key].shape)
-            raise CheckpointError(f"{key} has shape {got}; FAN's has {list(shape)}")
+    for key, shape in shapes.items():
+        if state[key].shape != shape:
+            raise CheckpointError(
+                f"{key} has shape {list(state[key].shape)}; {network.title}'s has {list(shape)}"
+            )
         if not state[key].isfinite().all():
             raise CheckpointError(f"{key} has values that are NaN or infinite")
 
@@ -216,40 +233,48 @@ def name_keys(keys: Sequence[str]) -> str:
 def read_checkpoint(
     path: Path,
     *,
+    network: str | None = None,
     labels: tuple[str, ...] | None = None,
     color: Color | None = None,
-    variant: Variant | None = None,
+    variant: str | None = None,
 ) -> Checkpoint:
     """Read either file format; what the caller names overrides what the file says.
 
     Args:
         path: a `.safetensors` file with our metadata, or a torch file as the authors save it.
+        network: a name in NETWORKS; default: the file's, else FAN. A file that says another is
+            refused.
         labels: emotions in the order of the logits; required where the file has none.
-        color: default: the file's, else the authors' RGB.
-        variant: default: the file's, else full FAN.
+        color: default: the file's, else the network's.
+        variant: default: the file's, else the network's first.
 
     Raises:
-        CheckpointError: for a file that is missing, unreadable or not FAN's.
+        CheckpointError: for a file that is missing, unreadable or not the network's.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; CHECKPOINT=<file> or --checkpoint names it")
     try:
         if path.suffix == ".safetensors":
-            state, metadata = read_safetensors(path)
+            state, metadata = read_safetensors(path, network)
+            chosen = NETWORKS[metadata["architecture"]]
         else:
+            chosen = NETWORKS[network or "fan"]
             state, metadata = read_torch(path), {}
+            state = {chosen.rename(key): value for key, value in state.items()}
         labels = labels or tuple(map(str, json.loads(metadata.get("labels", "[]"))))
         if not labels:
             raise CheckpointError(
                 f"the file does not say its labels; name them with --labels {'|'.join(LABELS)} "
                 "or a text file of one label a line"
             )
-        preprocessing = parse_preprocessing(metadata.get("preprocessing", "{}"))
+        preprocessing = chosen.preprocessing
+        if "preprocessing" in metadata:
+            preprocessing = parse_preprocessing(metadata["preprocessing"])
         if color is not None:
             preprocessing = replace(preprocessing, color=color)
-        variant = variant or cast(Variant, metadata.get("variant", "relation"))
+        variant = variant or metadata.get("variant", "")
         notes = json.loads(metadata.get("notes", "{}"))
-        return Checkpoint(state, labels, preprocessing, variant, notes)
+        return Checkpoint(state, labels, preprocessing, variant, notes, chosen.name)
     except (CheckpointError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -264,8 +289,14 @@ def parse_preprocessing(text: str) -> Preprocessing:
     return Preprocessing(**values)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read weights as float32, and the metadata, of one of our own files."""
+def read_safetensors(
+    path: Path, network: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read weights as float32, and the metadata, of one of our own files.
+
+    Args:
+        network: that it must be of; None for any.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -273,20 +304,31 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             state = {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"not a readable safetensors file ({error})") from error
-    if metadata.get("architecture") != ARCHITECTURE:
+    expected = [network] if network else list(NETWORKS)
+    if metadata.get("architecture") not in expected:
         raise CheckpointError(
             f"its metadata says architecture {metadata.get('architecture')!r}; "
-            f"expected {ARCHITECTURE!r}"
+            f"expected {' or '.join(map(repr, expected))} (MODEL=, --model)"
         )
     return state, metadata
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     """Read the weights of a file saved as the authors do."""
-    content = load_torch(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError("expected a dict with a 'state_dict' of tensors, as the authors save")
+    state = load_torch(path)
+    for key in STATE_KEYS:
+        if isinstance(state, dict) and key in state:
+            state = state[key]
+            break
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
+        raise CheckpointError(
+            "expected a dict of tensors, or one with such a dict as 'state_dict' or "
+            "'model_state_dict', as the authors save"
+        )
     named = {str(key).removeprefix("module."): value for key, value in state.items()}
     return {key: value.float() for key, value in named.items() if not is_counter(key)}
 
@@ -312,7 +354,7 @@ def load_torch(path: Path) -> object:
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write our own format: FP16 weights, and JSON metadata that read_checkpoint understands."""
     metadata = {
-        "architecture": ARCHITECTURE,
+        "architecture": checkpoint.network,
         "variant": checkpoint.variant,
         "labels": json.dumps(checkpoint.labels),
         "preprocessing": json.dumps(asdict(checkpoint.preprocessing)),
@@ -344,8 +386,17 @@ def parse_labels(text: str) -> tuple[str, ...]:
     return labels
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what a checkpoint's file does not."""
+def add_arguments(parser: argparse.ArgumentParser, *more_models: str) -> None:
+    """Add the options that say what a checkpoint's file does not.
+
+    Args:
+        more_models: what --model can be besides a network's name.
+    """
+    parser.add_argument(
+        "--model",
+        choices=[*NETWORKS, *more_models],
+        help="network that the weights are of (default: the checkpoint's, else fan)",
+    )
     parser.add_argument(
         "--labels",
         type=parse_labels,
@@ -359,14 +410,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--variant",
-        choices=["relation", "self"],
-        help="full FAN, or its first stage alone (default: the checkpoint's, else relation)",
+        help="of FAN: relation (full FAN) or self (its first stage alone); of RAN: regions8 or "
+        "regions6 (default: the checkpoint's, else the first of these)",
     )
 
 
-def read_from_arguments(path: Path, args: argparse.Namespace) -> Checkpoint:
-    """Read `path` as the options of add_arguments say."""
-    return read_checkpoint(path, labels=args.labels, color=args.color, variant=args.variant)
+def shipped(network: str) -> Path:
+    """Where a network's shipped weights are, if there are any."""
+    return WEIGHTS / f"{network}.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint's file, and what it does not say itself: see read_checkpoint."""
+
+    path: Path
+    network: str | None = None
+    labels: tuple[str, ...] | None = None
+    color: Color | None = None
+    variant: str | None = None
+
+    def read(self) -> Checkpoint:
+        """Read it.
+
+        Raises:
+            CheckpointError: as read_checkpoint does.
+        """
+        return read_checkpoint(
+            self.path,
+            network=self.network,
+            labels=self.labels,
+            color=self.color,
+            variant=self.variant,
+        )
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """Turn the options of add_arguments and --checkpoint into a Source; default: shipped weights.
+
+    Raises:
+        CheckpointError: where no checkpoint is named, and none is shipped.
+    """
+    path = args.checkpoint or shipped(args.model or "fan")
+    if not args.checkpoint and not path.is_file():
+        raise CheckpointError(
+            f"no weights of {NETWORKS[args.model].title} are shipped; name a checkpoint of it with "
+            "CHECKPOINT=<file> (--checkpoint), and its emotions with LABELS= where it does not say"
+        )
+    return Source(path, args.model, args.labels, args.color, args.variant)
 
 
 def parse_note(text: str) -> tuple[str, str]:
@@ -389,7 +480,8 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        checkpoint = read_from_arguments(args.source, args)
+        args.checkpoint = args.source
+        checkpoint = source_of(args).read()
         notes = {**checkpoint.notes, **dict(args.note)}
         write_checkpoint(replace(checkpoint, notes=notes), args.target)
     except ExportError as error:

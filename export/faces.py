@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from export.errors import ExportError
-from export.fan import FRAME_SIZE
+from export.preprocessing import FRAME_SIZE
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 

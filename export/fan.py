@@ -10,85 +10,24 @@ Source: Meng et al., "Frame Attention Networks for Facial Expression Recognition
 ICIP 2019. Parameter names are those of the authors' checkpoints.
 """
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
-from export.resnet import ResNet18
+from export.preprocessing import Normaliser, Preprocessing
+from export.resnet import NUM_FEATURES, ResNet18
 
-NUM_FEATURES = 512
-FRAME_SIZE = 224  # pixels, height and width of a face
-SIZES = (FRAME_SIZE, FRAME_SIZE // 2, FRAME_SIZE // 4)  # of what the first convolution sees
-
-Color = Literal["rgb", "gray"]
 Variant = Literal["relation", "self"]  # full FAN, or its first stage alone
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL and OpenCV call gray
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What happens to a face's pixels before the first convolution.
-
-    Args:
-        color: "rgb", or "gray": luma repeated over three channels.
-        mean: subtracted from pixels / 255, one value a channel.
-        std: divides what is left, one value a channel.
-        size: pixels of a side to which a face is averaged down; weights that learnt from small
-            pictures gain nothing from more, and a quarter of the pixels is a quarter of the work.
-    """
-
-    color: Color = "rgb"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    size: int = FRAME_SIZE
-
-    def __post_init__(self) -> None:
-        if self.color not in ("rgb", "gray"):
-            raise ValueError(f"color is {self.color!r}; expected 'rgb' or 'gray'")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"mean {self.mean} and std {self.std}; expected three values each, std above 0"
-            )
-        if self.size not in SIZES:
-            raise ValueError(f"size is {self.size}; expected one of {SIZES}")
-
-    @property
-    def standardises(self) -> bool:
-        """Whether mean and std change anything; the graph has no node for them otherwise."""
-        return any(self.mean) or set(self.std) != {1.0}
 
 
 class FrameEmbedder(nn.Module):
     """Turn face frames, as they come over the wire, into features."""
 
-    to_gray: Tensor  # (3, 3)
-    mean: Tensor  # (3,)
-    std: Tensor  # (3,)
-
-    def __init__(self, backbone: ResNet18, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.preprocessing = preprocessing
-        # One product does both: weigh the colours, and repeat the result over three channels.
-        self.register_buffer("to_gray", torch.tensor(LUMA).repeat(3, 1).T.contiguous())
-        self.register_buffer("mean", torch.tensor(preprocessing.mean))
-        self.register_buffer("std", torch.tensor(preprocessing.std))
-
-    def normalise(self, frames: Tensor) -> Tensor:
-        """Bring (N, 224, 224, 3) uint8 RGB to (N, 3, size, size) float as the weights expect."""
-        # The cast comes first: TensorRT takes a UINT8 tensor into a Cast and nothing else.
-        x = frames.to(self.mean.dtype) / 255
-        if self.preprocessing.color == "gray":
-            x = x @ self.to_gray
-        if self.preprocessing.standardises:
-            x = (x - self.mean) / self.std
-        x = x.permute(0, 3, 1, 2)
-        shrink = FRAME_SIZE // self.preprocessing.size
-        return avg_pool2d(x, shrink) if shrink > 1 else x
+        self.normaliser = Normaliser(preprocessing)
+        self.backbone = ResNet18()
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed N >= 1 frames.
@@ -99,7 +38,19 @@ class FrameEmbedder(nn.Module):
         Returns:
             features: (N, 512) float32.
         """
-        return self.backbone(self.normalise(frames)).float()
+        return self.backbone(self.normaliser(frames)).float()
+
+
+class FrameClassifier(nn.Module):
+    """Classify every frame on its own: the paper's baseline, pooled by `export.score_fusion`."""
+
+    def __init__(self, num_classes: int = 7) -> None:
+        super().__init__()
+        self.fc = nn.Linear(NUM_FEATURES, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn (N, 512) float32 features into (N, C) float32 logits."""
+        return linear(self.fc, features)
 
 
 class ClipAnswer(NamedTuple):

@@ -5,16 +5,16 @@
     torch FP32  ->  ONNX FP32  ->  ONNX FP16  ->  INT8 (TensorRT's graph)  ->  INT8 (CPU graph)
                 ->  the plans of FP16 and INT8, on a machine whose GPU they fit
 
-Every rung embeds the same faces and classifies each as a clip of one frame. ONNX files run on
-ONNX Runtime, on the CPU; plans on TensorRT; both by Polygraphy. Without faces to read, the
-hundred small ones that scikit-image carries are used. Writes Markdown with its provenance.
+Every rung classifies the same faces, each as a clip of one frame. ONNX files run on ONNX Runtime,
+on the CPU; plans on TensorRT; both by Polygraphy. Without faces to read, the hundred small ones
+that scikit-image carries are used. Writes Markdown with its provenance.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +28,20 @@ from polygraphy.logger import G_LOGGER
 from skimage.data import lfw_subset
 from tqdm import tqdm
 
-from export.checkpoint import (
-    Checkpoint,
-    add_arguments,
-    build_attention,
-    build_embedder,
-    read_from_arguments,
-)
+from export.checkpoint import Checkpoint, add_arguments, build, source_of
 from export.errors import ExportError
 from export.faces import Faces, read_faces, to_face
-from export.fan import FrameAttention, FrameEmbedder
-from export.profiles import PLANS, ROOT
+from export.networks import NETWORKS, Part
+from export.profiles import PLANS, ROOT, Plan
 from export.provenance import provenance
+from export.remembered import recall
 from export.to_plan import find_gpu, find_tensorrt, intended, is_current, read_graph
 
 BATCH = 16
 PACKAGES = ("torch", "onnx", "onnxruntime", "polygraphy")
 NUM_LFW_FACES = 100  # the first half of scikit-image's lfw_subset; the rest are no faces
 
-Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # frames -> features, logits
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # one model: its input -> its outputs
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,26 @@ class Rung:
 
     Args:
         name: as the report calls it.
-        file: the embedder's, whose size is told; None for the module in memory.
-        answer: frames (N, 224, 224, 3) uint8 -> features (N, 512), logits (N, C) of each alone.
+        file: that of the model that looks at frames, whose size is told; None for the module.
+        frames: runs that model.
+        pooling: runs the model that pools its features; None where it gives logits itself.
     """
 
     name: str
     file: Path | None
-    answer: Answer
+    frames: Run
+    pooling: Run | None
+
+    def answer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classify (N, 224, 224, 3) uint8, each alone: features (N, D), logits (N, C).
+
+        What has no features of its own answers with its logits twice.
+        """
+        outputs = self.frames(images)
+        if not self.pooling:
+            return outputs["frame_logits"], outputs["frame_logits"]
+        features = outputs["features"]
+        return features, np.stack([self.pooling(row[None])["logits"] for row in features])
 
 
 @dataclass(frozen=True)
@@ -77,39 +85,33 @@ class Row:
     megabytes: float | None
 
 
-def torch_rung(checkpoint: Checkpoint) -> Rung:
-    """The checkpoint itself."""
-    embedder, attention = build_embedder(checkpoint), build_attention(checkpoint)
-
-    def answer(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features, logits = run_torch(embedder, attention, torch.from_numpy(frames))
-        return features.numpy(), logits.numpy()
-
-    return Rung("torch FP32", None, answer)
+def models_of(checkpoint: Checkpoint) -> tuple[Part, Part | None]:
+    """Find the model that looks at frames, and the one that pools its features, if it gives any."""
+    parts = build(checkpoint)
+    (frames,) = (part for part in parts.values() if part.tensor == "frames")
+    return frames, parts.get("fan_attention")
 
 
-@torch.inference_mode()
-def run_torch(
-    embedder: FrameEmbedder, attention: FrameAttention, frames: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embed frames and classify each as a clip of its own."""
-    features = embedder(frames)
-    return features, torch.stack([attention(feature[None]).logits for feature in features])
+def run_torch(part: Part) -> Run:
+    """Run a model as it is in torch."""
+
+    @torch.inference_mode()
+    def run(array: np.ndarray) -> dict[str, np.ndarray]:
+        answer = part.module(torch.from_numpy(array))
+        tensors = answer if isinstance(answer, tuple) else (answer,)
+        return {k: v.numpy() for k, v in zip(part.outputs, tensors, strict=True)}
+
+    return run
 
 
-@contextmanager
-def runner_rung(
-    name: str, file: Path, embedder: BaseRunner, attention: BaseRunner
-) -> Iterator[Rung]:
-    """Two Polygraphy runners, of ONNX files or of plans, as one rung."""
+def run_polygraphy(runner: BaseRunner, tensor: str, stack: ExitStack) -> Run:
+    """Run a model, an ONNX file or a plan, by Polygraphy."""
+    stack.enter_context(runner)
 
-    def answer(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features = np.array(embedder.infer({"frames": frames})["features"])
-        each = (attention.infer({"features": feature[None]})["logits"] for feature in features)
-        return features, np.stack([np.array(logits) for logits in each])
+    def run(array: np.ndarray) -> dict[str, np.ndarray]:
+        return {k: np.array(v) for k, v in runner.infer({tensor: array}).items()}
 
-    with embedder, attention:
-        yield Rung(name, file, answer)
+    return run
 
 
 def onnx_runner(path: Path, *, as_written: bool = False) -> BaseRunner:
@@ -135,53 +137,62 @@ def plan_runner(path: Path) -> BaseRunner:
     return TrtRunner(EngineFromBytes(BytesFromPath(str(path))))
 
 
-def open_rungs(checkpoint: Checkpoint, build: Path, stack: ExitStack) -> list[Rung]:
+def open_rungs(checkpoint: Checkpoint, folder: Path, stack: ExitStack) -> list[Rung]:
     """Open every rung that this machine can run."""
-    rungs = [torch_rung(checkpoint)]
-    for name, embedder, attention in (
+    frames, pooling = models_of(checkpoint)
+    rungs = [Rung("torch FP32", None, run_torch(frames), run_torch(pooling) if pooling else None)]
+    for name, precision, pooled in (
         ("ONNX FP32", "fp32", "fp32"),
         ("ONNX FP16", "fp16", "fp16"),
         ("ONNX INT8, TensorRT's graph", "int8", "fp16"),
         ("ONNX INT8, CPU graph", "int8_cpu", "fp32"),
     ):
-        file = build / embedder / "fan_embedder.onnx"
-        if embedder.startswith("int8") and not file.is_file():
+        file = folder / precision / f"{frames.model}.onnx"
+        if precision.startswith("int8") and not file.is_file():
             print(f"parity: left out: {name}: {file} is not there", file=sys.stderr)
             continue
-        runner = onnx_runner(file, as_written=embedder == "int8")
-        pooling = onnx_runner(build / attention / "fan_attention.onnx")
-        rungs.append(stack.enter_context(runner_rung(name, file, runner, pooling)))
+        runner = onnx_runner(file, as_written=precision == "int8")
+        rung = Rung(name, file, run_polygraphy(runner, frames.tensor, stack), None)
+        if pooling:
+            second = onnx_runner(folder / pooled / f"{pooling.model}.onnx")
+            rung = replace(rung, pooling=run_polygraphy(second, pooling.tensor, stack))
+        rungs.append(rung)
     return rungs
 
 
-def open_plans(stack: ExitStack) -> list[Rung]:
-    """Open the project's plans, where there is a GPU and they are current; say what is left out."""
+def open_plans(checkpoint: Checkpoint, stack: ExitStack) -> list[Rung]:
+    """Open the network's plans, where there is a GPU and they are current; say what is left out."""
     try:
         trt, gpu = find_tensorrt(), find_gpu()
     except ExportError as error:
         print(f"parity: no plans: {error}", file=sys.stderr)
         return []
-    current = []
+    frames, pooling = models_of(checkpoint)
+    current: dict[str, list[Plan]] = {}
     for plan in PLANS:
+        if plan.network != checkpoint.network:
+            continue
         try:
             wanted = intended(trt, gpu, plan, read_graph(plan, ROOT))
             if not is_current(ROOT / plan.path, wanted):
                 raise ExportError(f"not of TensorRT {trt.__version__} on {gpu.name}, or outdated")
-            current.append(plan)
+            current.setdefault(plan.model, []).append(plan)
         except ExportError as error:
             print(f"parity: left out: {plan.path}: {error}", file=sys.stderr)
-    pooling = [plan for plan in current if plan.model == "fan_attention"]
+    if pooling and pooling.model not in current:
+        return []
+    pooled = None
+    if pooling:
+        path = ROOT / current[pooling.model][0].path
+        pooled = run_polygraphy(plan_runner(path), pooling.tensor, stack)
     return [
-        stack.enter_context(
-            runner_rung(
-                f"plan {plan.precision.upper()}, TensorRT {trt.__version__} on {gpu.name}",
-                ROOT / plan.path,
-                plan_runner(ROOT / plan.path),
-                plan_runner(ROOT / pooling[0].path),
-            )
+        Rung(
+            f"plan {plan.precision.upper()}, TensorRT {trt.__version__} on {gpu.name}",
+            ROOT / plan.path,
+            run_polygraphy(plan_runner(ROOT / plan.path), frames.tensor, stack),
+            pooled,
         )
-        for plan in current
-        if plan.model == "fan_embedder" and pooling
+        for plan in current.get(frames.model, [])
     ]
 
 
@@ -228,10 +239,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def report(rows: list[Row], faces: Faces, source: str, command: str) -> str:
+def report(rows: list[Row], faces: Faces, source: str, command: str, title: str) -> str:
     """Write the report."""
     lines = [
-        "# Precision",
+        f"# Precision of {title}",
         "",
         f"Written by `{command}`; do not edit.",
         f"Measured {provenance(*PACKAGES)}.",
@@ -241,7 +252,7 @@ def report(rows: list[Row], faces: Faces, source: str, command: str) -> str:
         "CPU, where FP16 is emulated; a TensorRT plan rounds in other places.",
         "",
         "| rung | features: greatest, mean difference | logits: greatest, mean difference "
-        "| KL, nats | top-1 agreement | top-1 accuracy | embedder's file |",
+        "| KL, nats | top-1 agreement | top-1 accuracy | file |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -278,8 +289,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=ROOT / "weights" / "fan.safetensors",
-        help="the weights that were exported (default: weights/fan.safetensors)",
+        help="the weights that were exported (default: those that last were)",
     )
     parser.add_argument(
         "--build",
@@ -296,16 +306,19 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     G_LOGGER.module_severity = G_LOGGER.ERROR
     try:
-        checkpoint = read_from_arguments(args.checkpoint, args)
+        last = None if args.checkpoint else recall(args.model or "fan", args.build)
+        checkpoint = (last or source_of(args)).read()
         faces, source = read_data(args.faces, checkpoint.labels)
         with ExitStack() as stack:
             rungs = open_rungs(checkpoint, args.build, stack)
-            rows = compare(rungs + open_plans(stack), faces)
+            rows = compare(rungs + open_plans(checkpoint, stack), faces)
     except (ExportError, OSError, PolygraphyException) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
+    model = f" MODEL={args.model}" if args.model else ""
     data = f" DATA={args.faces.name}" if args.faces else ""
-    text = report(rows, faces, source, f"make parity{data}")
+    title = NETWORKS[checkpoint.network].title
+    text = report(rows, faces, source, f"make parity{model}{data}", title)
     if args.output:
         args.output.write_text(text)
     print(text)

@@ -6,10 +6,18 @@ Nothing here needs torch, onnx or TensorRT: the container that builds plans has 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 Precision = Literal["fp16", "int8"]
+
+
+class Span(NamedTuple):
+    """The lengths that an axis can have: the least, that which kernels are tuned for, the most."""
+
+    low: int
+    common: int
+    high: int
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Profile:
     """
 
     tensor: str
-    frame: tuple[int, ...]
+    frame: tuple[int | Span, ...]
     low: int
     common: int
     high: int
@@ -33,7 +41,10 @@ class Profile:
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """The smallest, the common and the largest shape."""
-        low, common, high = ((n, *self.frame) for n in (self.low, self.common, self.high))
+        low, common, high = (
+            (num_frames, *(dim[i] if isinstance(dim, Span) else dim for dim in self.frame))
+            for i, num_frames in enumerate((self.low, self.common, self.high))
+        )
         return low, common, high
 
 
@@ -42,12 +53,14 @@ class Plan:
     """One TensorRT plan.
 
     Args:
+        network: that it is of, as `make export MODEL=` knows it.
         model: its folder in model_repository/.
         precision: of the graph it is built from; never a builder's flag.
         filename: as the configs name it.
         profile: its shapes.
     """
 
+    network: str
     model: str
     precision: Precision
     filename: str
@@ -64,13 +77,30 @@ class Plan:
         return Path("model_repository") / self.model / "1" / self.filename
 
 
+def both(network: str, model: str, profile: Profile) -> tuple[Plan, Plan]:
+    """The plans of a model that looks at frames."""
+    return (
+        Plan(network, model, "fp16", "model.plan", profile),
+        Plan(network, model, "int8", "model_int8.plan", profile),
+    )
+
+
 # 32 frames: three seconds of a clip at 10 frames a second, or a few clips that arrive together.
 FRAMES = Profile("frames", (224, 224, 3), low=1, common=32, high=128)
+# RAN looks at up to 8 regions of each.
+FRAMES_OF_REGIONS = Profile("frames", (224, 224, 3), low=1, common=4, high=16)
 # An hour at 10 frames a second is 36,000.
 FEATURES = Profile("features", (512,), low=1, common=64, high=65_536)
+BATCH_OF_FEATURES = Profile("features", (512,), low=1, common=32, high=128)
+SCORES = Profile("scores", (Span(2, 7, 64),), low=1, common=64, high=65_536)
 
+# What pools frames, in FP16 or in FP32, serves platform int8 too.
 PLANS = (
-    Plan("fan_embedder", "fp16", "model.plan", FRAMES),
-    Plan("fan_embedder", "int8", "model_int8.plan", FRAMES),
-    Plan("fan_attention", "fp16", "model.plan", FEATURES),  # platform int8 serves it too
+    *both("fan", "fan_embedder", FRAMES),
+    Plan("fan", "fan_attention", "fp16", "model.plan", FEATURES),
+    Plan("fan", "fan_classifier", "fp16", "model.plan", BATCH_OF_FEATURES),
+    *both("dan", "dan_frames", FRAMES),
+    *both("ran", "ran_frames", FRAMES_OF_REGIONS),
+    *both("deep_emotion", "deep_emotion_frames", FRAMES),
+    Plan("fan", "score_fusion", "fp16", "model.plan", SCORES),
 )

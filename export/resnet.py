@@ -6,6 +6,8 @@ layer{1..4}.{0,1}.*), so the authors' files load without a table of renames.
 
 from torch import Tensor, nn
 
+NUM_FEATURES = 512
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a skip branch.
@@ -53,6 +55,9 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed (N, 3, H, W) float into (N, 512) float."""
+        return self.stages(x).mean((2, 3))
+
+    def stages(self, x: Tensor) -> Tensor:
+        """Turn (N, 3, H, W) float into the last stage's map, (N, 512, H / 32, W / 32) float."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean((2, 3))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))

@@ -1,14 +1,14 @@
 """Two arrows of the chain: a float ONNX file + activation ranges -> an INT8 ONNX file.
 
-    fp16 embedder  ->  for TensorRT: signed, symmetric       build/int8/fan_embedder.onnx
-    fp32 embedder  ->  for ONNX Runtime on a CPU: unsigned   build/int8_cpu/fan_embedder.onnx
+    fp16 graph  ->  for TensorRT: signed, symmetric       build/int8/<model>.onnx
+    fp32 graph  ->  for ONNX Runtime on a CPU: unsigned   build/int8_cpu/<model>.onnx
 
 One set of ranges (`export.calibrate`) feeds both. TensorRT takes symmetric int8 and nothing else;
 ONNX Runtime's CPU kernels are fast with unsigned activations and nothing else: hence two graphs.
-The attention model is not quantised: it is too small to gain.
+Only models that look at frames are quantised; what pools them is too small to gain.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -76,25 +76,27 @@ def quantised_readers(model: ModelProto) -> dict[str, list[tuple[NodeProto, int]
             readers.setdefault(node.input[0], []).append((node, 0))
         elif node.op_type == "Add":
             place = skip_branch(model, node)
-            readers.setdefault(node.input[place], []).append((node, place))
+            if place is not None:
+                readers.setdefault(node.input[place], []).append((node, place))
     return readers
 
 
-def skip_branch(model: ModelProto, add: NodeProto) -> int:
-    """Find which input of a residual block's Add is the skip branch.
+def skip_branch(model: ModelProto, add: NodeProto) -> int | None:
+    """Find which input of an Add is the skip branch beside a convolution's.
 
     It is not a convolution's output, or that of a 1x1 convolution beside a 3x3 one.
+
+    Returns:
+        None where there is no such pair: for a sum of two like convolutions, or of none.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
     kernels = {tensor.name: list(tensor.dims)[2:] for tensor in model.graph.initializer}
     skips = []
     for place, name in enumerate(add.input):
-        node = producers[name]
-        if node.op_type != "Conv" or kernels[node.input[1]] == [1, 1]:
+        node = producers.get(name)
+        if node is None or node.op_type != "Conv" or kernels[node.input[1]] == [1, 1]:
             skips.append(place)
-    if len(skips) != 1:
-        raise ExportError(f"{add.name}: expected one skip branch into a residual Add, got {skips}")
-    return skips[0]
+    return skips[0] if len(skips) == 1 else None
 
 
 def quantise_tensor(model: ModelProto, name: str, span: tuple[float, float]) -> list[NodeProto]:
@@ -150,8 +152,8 @@ def to_int8_cpu(source: Path, ranges: Ranges, target: Path) -> None:
     with a scale per output channel, int32 biases.
     """
     model = onnx.load(source)
-    quantised = [node for node in model.graph.node if node.op_type in CPU_OPERATORS]
-    tensors = {name: None for node in quantised for name in (node.input[0], *node.output)}
+    body = convolutional_body(model)
+    tensors = {name: None for node in body for name in (node.input[0], *node.output)}
     check_ranges(tensors, ranges, source)
     spans = {name: tuple(np.float32(value) for value in ranges[name]) for name in tensors}
     quantiser = QDQQuantizer(
@@ -161,7 +163,7 @@ def to_int8_cpu(source: Path, ranges: Ranges, target: Path) -> None:
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, spans),
-        nodes_to_quantize=[],
+        nodes_to_quantize=[node.name for node in body],
         nodes_to_exclude=[],
         op_types_to_quantize=CPU_OPERATORS,
         extra_options={},
@@ -181,15 +183,25 @@ def check_ranges(tensors: Mapping[str, object], ranges: Ranges, source: Path) ->
         )
 
 
-def quantisable_tensors(path: Path) -> Iterator[str]:
-    """Name the tensors of a float32 graph whose ranges the two arrows need."""
-    seen = set()
-    for node in onnx.load(path, load_external_data=False).graph.node:
-        if node.op_type in CPU_OPERATORS:
-            for name in (node.input[0], *node.output):
-                if name not in seen:
-                    seen.add(name)
-                    yield name
+def convolutional_body(model: ModelProto) -> list[NodeProto]:
+    """List the convolutions, and the Relus, MaxPools and Adds that follow them.
+
+    The same operators behind a fully connected layer are not of the body: they cost nothing.
+    """
+    body = []
+    made: set[str] = set()  # what the body gives
+    for node in model.graph.node:
+        follows = node.op_type in CPU_OPERATORS and made & set(node.input)
+        if node.op_type == "Conv" or follows:
+            body.append(node)
+            made |= set(node.output)
+    return body
+
+
+def quantisable_tensors(path: Path) -> list[str]:
+    """Name the tensors of a float32 graph whose ranges the two arrows need, in their order."""
+    body = convolutional_body(onnx.load(path))
+    return list(dict.fromkeys(name for node in body for name in (node.input[0], *node.output)))
 
 
 def check_quantisers(model: ModelProto) -> None:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +189,29 @@ def read_graph(plan: Plan, root: Path) -> bytes:
     try:
         return (root / plan.graph).read_bytes()
     except FileNotFoundError as error:
-        hint = "`make export` writes it"
-        if plan.precision == "int8":
-            hint = "`make calibrate DATA=...` and then `make export` write it"
-        raise ExportError(f"{plan.graph} is not there; {hint}") from error
+        raise ExportError(f"{plan.graph} is not there; `make export` writes it") from error
+
+
+def exported_plans(root: Path) -> list[Plan]:
+    """List the plans whose graphs are there, and say which are left out.
+
+    Raises:
+        ExportError: where there is none.
+    """
+    exported, left_out = [], {}
+    for plan in PLANS:
+        if (root / plan.graph).is_file():
+            exported.append(plan)
+        elif (root / replace(plan, precision="fp16").graph).is_file():
+            # Weights without ranges have no INT8, and are served in FP16 all the same.
+            left_out[str(plan.graph)] = "is not there (`make calibrate DATA=...` makes its ranges)"
+        elif plan.network != "fan":
+            left_out[plan.model] = f"is not exported (`make export MODEL={plan.network}`)"
+    if not exported:
+        raise ExportError(f"{PLANS[0].graph} is not there; `make export` writes it")
+    for name, reason in left_out.items():
+        print(f"left out: {name} {reason}")
+    return exported
 
 
 def intended(trt: Any, gpu: Gpu, plan: Plan, graph: bytes) -> Manifest:
@@ -270,12 +289,9 @@ def make_plan(trt: Any, gpu: Gpu, plan: Plan, root: Path) -> bool:
 def make_plans(trt: Any, gpu: Gpu, root: Path) -> None:
     """Build every plan that is not current, and say how far it is."""
     with only_builder(root / "build"):
-        for number, plan in enumerate(PLANS, 1):
-            print(f"[{number}/{len(PLANS)}] {plan.path} ({plan.precision}) ...", flush=True)
-            if plan.precision == "int8" and not (root / plan.graph).is_file():
-                # Weights without ranges have no INT8, and are served in FP16 all the same.
-                print(f"        left out: {plan.graph} is not there (`make calibrate DATA=...`)")
-                continue
+        plans = exported_plans(root)
+        for number, plan in enumerate(plans, 1):
+            print(f"[{number}/{len(plans)}] {plan.path} ({plan.precision}) ...", flush=True)
             start = time.perf_counter()
             built = make_plan(trt, gpu, plan, root)
             seconds = time.perf_counter() - start

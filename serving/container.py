@@ -13,7 +13,7 @@ import shutil
 import subprocess
 
 from serving import ServingError
-from serving.launch import Ports, triton_flags, wait_for_end
+from serving.launch import Ports, restrict, triton_flags, wait_for_end
 from serving.plans import check_plan, find_host
 from serving.platforms import Platform
 
@@ -41,7 +41,7 @@ def docker_command(platform: Platform, ports: Ports, release: str, secret: str) 
 
     Args:
         release: of the container, such as "26.11".
-        secret: what the restricted APIs ask for, in the header `admin`.
+        secret: what the restricted APIs ask for.
     """
     return [
         *("docker", "run", "--rm", "--init", "--gpus", "device=0", "--shm-size=1g"),
@@ -56,8 +56,7 @@ def docker_command(platform: Platform, ports: Ports, release: str, secret: str) 
         "--allow-vertex-ai=false",
         "--allow-client-shm=false",
         f"--http-max-input-size={MAX_HTTP_BYTES}",
-        f"--http-restricted-api={RESTRICTED}:admin={secret}",
-        f"--grpc-restricted-protocol={RESTRICTED}:admin={secret}",
+        *restrict(RESTRICTED, secret),
     ]
 
 

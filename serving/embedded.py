@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from serving import ROOT, ServingError
-from serving.launch import LOOPBACK, Ports, free_ports, triton_flags, wait_for_end
+from serving.launch import LOOPBACK, Ports, free_ports, restrict, triton_flags, wait_for_end
 from serving.platforms import Platform
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class EmbeddedServer:
         command = [
             str(triton / "bin" / "tritonserver"),
             *triton_flags(self.platform, str(self.platform.repository), self.ports),
+            *restrict("model-repository", secrets.token_urlsafe(24)),
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             # A batch of 128 faces is 19 MB; growing by the default 1 MB would take 19 steps.

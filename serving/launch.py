@@ -56,11 +56,23 @@ def wait_for_end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
+def restrict(apis: str, secret: str) -> list[str]:
+    """Write the flags that keep some APIs, comma-separated, for who knows a secret.
+
+    It goes into the header `admin` (HTTP) or `triton-grpc-protocol-admin` (gRPC).
+    """
+    return [
+        f"--http-restricted-api={apis}:admin={secret}",
+        f"--grpc-restricted-protocol={apis}:admin={secret}",
+    ]
+
+
 def triton_flags(platform: Platform, repository: str, ports: Ports) -> list[str]:
     """Write the flags that every release understands.
 
-    Only the configs speak (no auto-completion), nothing can be loaded or unloaded at run time,
-    and every port is on loopback: Triton has no authentication of its own.
+    Only the configs speak (no auto-completion), only what was exported is loaded, and every port
+    is on loopback: Triton has no authentication of its own. In the mode in which models can be
+    named, clients could load and unload others: `restrict` refuses them that.
 
     Args:
         repository: the repository's path as the server sees it.
@@ -68,7 +80,8 @@ def triton_flags(platform: Platform, repository: str, ports: Ports) -> list[str]
     flags = [
         f"--model-repository={repository}",
         "--disable-auto-complete-config",
-        "--model-control-mode=none",
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in platform.models),
         "--exit-on-error=true",
         "--strict-readiness=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

@@ -4,8 +4,10 @@
     model_repository/*/configs/<platform>.pbtxt  every other; a model without one keeps config.pbtxt
 
 Read here as Triton reads them, so that a start that must fail fails before it, in one sentence.
+Only networks that were exported are served: those whose ensemble has its labels.txt.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from serving import ServingError
 
 DEFAULT = "default"
+LABELS_FILE = "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Platform:
     Args:
         name: as in configs/<name>.pbtxt, or "default".
         repository: the folder of models.
-        backends: the backends its models name, ensembles aside.
-        artefacts: the built files that its models load.
+        models: to load: the exported networks' ensembles, and the models that these are made of.
+        backends: the backends those models name, ensembles aside.
+        artefacts: the built files that they load.
     """
 
     name: str
     repository: Path
+    models: tuple[str, ...]
     backends: frozenset[str]
     artefacts: tuple[Path, ...]
 
@@ -72,12 +77,45 @@ def read_platform(repository: Path, name: str) -> Platform:
         raise ServingError(
             f"{name!r} is no platform of {repository.name}/; it has {', '.join(names)}"
         )
-    models = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
-    configs = {model: read_config(model, name) for model in models}
-    composing = {model: c for model, c in configs.items() if c.platform != "ensemble"}
+    folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
+    configs = {folder.name: read_config(folder, name) for folder in folders}
+    models = composed_of(exported_ensembles(repository, configs), configs)
+    leaves = {model: configs[model] for model in models if configs[model].platform != "ensemble"}
     return Platform(
         name,
         repository,
-        frozenset(config.backend for config in composing.values()),
-        tuple(model / "1" / c.default_model_filename for model, c in composing.items()),
+        tuple(models),
+        frozenset(config.backend for config in leaves.values()),
+        tuple(
+            repository / model / "1" / config.default_model_filename
+            for model, config in leaves.items()
+        ),
     )
+
+
+def exported_ensembles(
+    repository: Path, configs: Mapping[str, model_config_pb2.ModelConfig]
+) -> list[str]:
+    """Name the ensembles whose labels `make export` has written; `fan` if there is none.
+
+    What `fan` then lacks is told as missing.
+    """
+    labelled = [
+        model
+        for model, config in configs.items()
+        if config.platform == "ensemble" and (repository / model / LABELS_FILE).is_file()
+    ]
+    return labelled or ["fan"]
+
+
+def composed_of(
+    ensembles: Iterable[str], configs: Mapping[str, model_config_pb2.ModelConfig]
+) -> list[str]:
+    """Name ensembles and all the models that they are made of, each once, in order."""
+    models: dict[str, None] = {}
+    pending = list(ensembles)
+    while pending:
+        model = pending.pop()
+        models[model] = None
+        pending += [step.model_name for step in configs[model].ensemble_scheduling.step]
+    return sorted(models)

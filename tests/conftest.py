@@ -18,15 +18,17 @@ import pytest
 from clients.sample import write_sample
 from clients.triton import TritonClient
 from export.__main__ import export
-from export.calibrate import ranges_path, read_calibration
-from export.checkpoint import LABELS, Checkpoint, read_checkpoint
-from export.fan import FrameAttention, Preprocessing
-from export.resnet import ResNet18
+from export.calibrate import calibrate, ranges_path, read_calibration
+from export.checkpoint import LABELS, Checkpoint, parameters, read_checkpoint
+from export.networks import NETWORKS
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
 ROOT = Path(__file__).resolve().parents[1]
 ORACLES = ROOT.parent / "shared" / "oracles"
+
+# Networks beside FAN, and whose labels the tests give them.
+OTHERS = {"dan": "affectnet8", "ran": "rafdb", "deep_emotion": "fer2013"}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,21 +40,28 @@ def copy_repository(target: Path) -> Path:
     return target
 
 
-def random_checkpoint(seed: int = 0, **options: object) -> Checkpoint:
-    """Make FAN weights that nobody trained, but whose every parameter matters."""
+def random_checkpoint(seed: int = 0, network: str = "fan", **options: object) -> Checkpoint:
+    """Make weights that nobody trained, but whose every parameter matters."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    state = {**ResNet18().state_dict(), **FrameAttention().state_dict()}
-    for name, value in state.items():
-        if name.endswith("running_var"):
-            state[name] = torch.rand(value.shape, generator=generator) + 0.5
-        elif value.is_floating_point():
-            fan_in = value[0].numel() if value.dim() > 1 else 16
-            state[name] = torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
-    weights = {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
-    options = {"preprocessing": Preprocessing(), **options}
-    return Checkpoint(weights, LABELS["fer2013"], **options)  # type: ignore[arg-type]
+    options = {
+        "labels": LABELS["fer2013"],
+        "preprocessing": NETWORKS[network].preprocessing,
+    } | options
+    variant = options.get("variant", NETWORKS[network].variants[0])
+    parts = NETWORKS[network].parts(len(options["labels"]), variant, options["preprocessing"])
+    weights = {}
+    for part in parts:
+        state = part.module.state_dict()
+        for name, own in {} if part.optional else parameters(part).items():
+            value = state[own]
+            if name.endswith("running_var"):
+                weights[name] = torch.rand(value.shape, generator=generator) + 0.5
+            else:
+                fan_in = value[0].numel() if value.dim() > 1 else 16
+                weights[name] = torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
+    return Checkpoint(weights, network=network, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +78,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint, build: Path) -> Path:
-    """A model repository filled from the shipped weights."""
+    """A model repository filled from FAN's shipped weights, and for the others from random ones."""
     target = copy_repository(tmp_path_factory.mktemp("served") / "model_repository")
     weights = ROOT / "weights" / "fan.safetensors"
     export(shipped, read_calibration(ranges_path(weights), shipped), target, build)
+    for network, labels in OTHERS.items():
+        checkpoint = random_checkpoint(network=network, labels=LABELS[labels])
+        export(checkpoint, calibrate(checkpoint, faces(4), "made up"), target, build)
     return target
 
 

@@ -11,15 +11,14 @@ from safetensors.torch import save_file
 from export.__main__ import export
 from export.checkpoint import (
     LABELS,
-    build_attention,
-    build_embedder,
+    build,
     main,
     parse_labels,
     read_checkpoint,
     write_checkpoint,
 )
 from export.errors import CheckpointError, ExportError
-from export.fan import Preprocessing
+from export.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_batch_counters_may_be_there_or_not(authors_file):
     state["bn1.num_batches_tracked"] = torch.tensor(7)
     checkpoint = read_checkpoint(authors_file(state), labels=LABELS["afew"])
     assert "bn1.num_batches_tracked" not in checkpoint.state
-    build_embedder(checkpoint)
+    assert "fan_embedder" in build(checkpoint)
 
 
 def test_own_format_keeps_weights_labels_variant_and_preprocessing(tmp_path):
@@ -178,24 +177,24 @@ def test_conversion_is_one_command(authors_file, tmp_path, capsys):
 
 
 def test_gray_weights_see_no_colour():
-    embedder = build_embedder(random_checkpoint(preprocessing=Preprocessing("gray")))
-    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8))
+    embedder = build(random_checkpoint(preprocessing=Preprocessing("gray")))["fan_embedder"].module
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8))
     luma = (frames.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.double)) / 255
-    pixels = embedder.normalise(frames).double()
-    assert pixels.shape == (1, 3, 8, 8)
+    pixels = embedder.normaliser(frames).double()
+    assert pixels.shape == (1, 3, 224, 224)
     assert (pixels - luma[:, None]).abs().max() < 1e-6  # float32 rounding of values below 1
 
 
 def test_standardised_weights_see_standardised_pixels():
     preprocessing = Preprocessing("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    embedder = build_embedder(random_checkpoint(preprocessing=preprocessing))
-    pixels = embedder.normalise(torch.full((1, 4, 4, 3), 51, dtype=torch.uint8))
+    embedder = build(random_checkpoint(preprocessing=preprocessing))["fan_embedder"].module
+    pixels = embedder.normaliser(torch.full((1, 4, 4, 3), 51, dtype=torch.uint8))
     expected = torch.tensor([(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225])
     assert torch.allclose(pixels[0, :, 2, 2], expected, atol=1e-6)  # float32 rounding
 
 
 def test_every_class_of_the_attention_model_has_a_label(shipped):
-    assert build_attention(shipped).pred_fc2.out_features == len(shipped.labels)
+    assert build(shipped)["fan_attention"].module.pred_fc2.out_features == len(shipped.labels)
 
 
 def test_checkpoint_of_more_classes_than_are_served_is_refused(tmp_path):

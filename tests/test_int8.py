@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, copy_repository, random_checkpoint
-from onnx import numpy_helper
+from onnx_graph import Graph
 from PIL import Image
 
 from export.__main__ import export
@@ -15,26 +15,6 @@ from export.checkpoint import write_checkpoint
 from export.errors import ExportError
 from export.faces import read_faces
 from export.to_int8 import to_int8
-
-
-class Graph:
-    """An ONNX graph that can be asked for neighbours."""
-
-    def __init__(self, path):
-        self.model = onnx.load(path)
-        self.nodes = list(self.model.graph.node)
-        self.constants = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
-        self.makers = {name: node for node in self.nodes for name in node.output}
-
-    def of(self, kind):
-        return [node for node in self.nodes if node.op_type == kind]
-
-    def maker(self, name):
-        """The kind of node that makes a tensor; None for a constant or the graph's input."""
-        return self.makers[name].op_type if name in self.makers else None
-
-    def readers(self, name):
-        return [node for node in self.nodes if name in node.input]
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import pytest
 from conftest import ROOT, faces
 from toy_networks import EXTRA_DIMS, LABELS, write_repository
 
-import serving.embedded
 from clients.errors import ModelMissing
 from clients.faces import FACE_SIZE, FRAMING, align, unalign
 from clients.outlines import REGIONS, outline_regions, outline_window
-from clients.triton import OUTPUTS, ClipStream, TritonClient, list_networks
+from clients.triton import OUTPUTS, ClipStream, TritonClient
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -43,18 +42,6 @@ def ask(toys):
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
 
     return run
-
-
-@pytest.fixture
-def start_with(monkeypatch, toy_repository):
-    """Make a server of the toys, with more flags than the project's."""
-
-    def make(*flags):
-        ours = serving.embedded.triton_flags
-        monkeypatch.setattr(serving.embedded, "triton_flags", lambda *args: [*ours(*args), *flags])
-        return EmbeddedServer(read_platform(toy_repository, "default"))
-
-    return make
 
 
 @pytest.mark.parametrize("model", NETWORKS)
@@ -125,15 +112,12 @@ def test_list_as_json_says_the_same(ask):
     }
 
 
-def test_hardened_server_is_asked_after_the_networks_by_name(start_with):
-    with start_with("--grpc-restricted-protocol=model-repository:admin=secret") as server:
-        networks = list_networks(server.grpc_url, 60)
-    assert [network.model for network in networks] == NETWORKS
-
-
-def test_models_that_are_not_loaded_are_not_offered(start_with, ask):
-    flags = ["--model-control-mode=explicit", "--load-model=dan", "--load-model=fan"]
-    with start_with(*flags) as server:
+def test_networks_that_were_not_exported_are_not_offered(tmp_path, ask):
+    repository = write_repository(tmp_path / "model_repository")
+    for model in ("deep_emotion", "fan_fusion", "ran"):
+        (repository / model / "labels.txt").unlink()
+        (repository / "ran_frames" / "1" / "model.onnx").unlink(missing_ok=True)
+    with EmbeddedServer(read_platform(repository, "default")) as server:
         listed = ask("--list-models", url=server.grpc_url).stdout
         with pytest.raises(
             ModelMissing, match="does not offer 'ran'; it offers dan, fan; to add it"

@@ -17,9 +17,10 @@ from conftest import copy_repository, faces, random_checkpoint
 
 from export import parity
 from export.__main__ import export
-from export.checkpoint import LABELS, build_attention, build_embedder, read_checkpoint
-from export.fan import ClipAnswer, Preprocessing
-from export.to_onnx import attention_to_onnx, embedder_to_onnx, fold_batch_norms
+from export.checkpoint import LABELS, build, read_checkpoint
+from export.fan import ClipAnswer
+from export.preprocessing import Preprocessing
+from export.to_onnx import fold_batch_norms, to_onnx
 
 OUTPUTS = list(ClipAnswer._fields)
 # ResNet-18 in float32, its sums in another order: 1e-4 of the greatest feature is seen, rarely.
@@ -45,19 +46,19 @@ def session(path):
     ids=["rgb", "gray", "gray, halved", "standardised"],
 )
 def test_onnx_embedder_agrees_with_torch(tmp_path, preprocessing):
-    embedder = build_embedder(random_checkpoint(preprocessing=preprocessing))
-    embedder_to_onnx(embedder, tmp_path / "embedder.onnx")
+    part = build(random_checkpoint(preprocessing=preprocessing))["fan_embedder"]
+    to_onnx(part, tmp_path / "embedder.onnx")
     running = session(tmp_path / "embedder.onnx")
     for num_frames in (1, 5):
         frames = faces(num_frames)
-        expected = embedder(torch.from_numpy(frames)).numpy()
+        expected = part.module(torch.from_numpy(frames)).numpy()
         (features,) = running.run(["features"], {"frames": frames})
         assert features.shape == (num_frames, 512)
         assert np.abs(features - expected).max() <= EMBEDDER_RTOL * np.abs(expected).max()
 
 
 def test_folding_batch_norms_changes_nothing():
-    embedder = build_embedder(random_checkpoint())
+    embedder = build(random_checkpoint())["fan_embedder"].module
     frames = torch.from_numpy(faces(2))
     expected = embedder(frames)
     folded = fold_batch_norms(embedder)
@@ -67,20 +68,20 @@ def test_folding_batch_norms_changes_nothing():
 
 @pytest.mark.parametrize("variant", ["relation", "self"])
 def test_onnx_attention_agrees_with_torch_for_clips_of_any_length(tmp_path, variant):
-    attention = build_attention(random_checkpoint(variant=variant))
-    attention_to_onnx(attention, tmp_path / "attention.onnx")
+    part = build(random_checkpoint(variant=variant))["fan_attention"]
+    to_onnx(part, tmp_path / "attention.onnx")
     running = session(tmp_path / "attention.onnx")
     for num_frames in (1, 2, 5, 300):
         features = torch.randn(num_frames, 512, generator=torch.Generator().manual_seed(num_frames))
         answers = running.run(OUTPUTS, {"features": features.numpy()})
-        for name, answer, expected in zip(OUTPUTS, answers, attention(features), strict=True):
+        for name, answer, expected in zip(OUTPUTS, answers, part.module(features), strict=True):
             assert answer.shape == tuple(expected.shape), name
             assert np.abs(answer - expected.numpy()).max() < ATTENTION_ATOL, name
 
 
 @pytest.mark.parametrize("variant", ["relation", "self"])
 def test_attention_keeps_its_promises(variant):
-    attention = build_attention(random_checkpoint(variant=variant)).double()
+    attention = build(random_checkpoint(variant=variant))["fan_attention"].module.double()
     features = torch.randn(9, 512, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     answer = attention(features)
     assert answer.weights.sum() == pytest.approx(1)
@@ -93,7 +94,7 @@ def test_attention_keeps_its_promises(variant):
 
 
 def test_pooled_frame_logits_are_the_papers_formula():
-    attention = build_attention(random_checkpoint()).double()
+    attention = build(random_checkpoint())["fan_attention"].module.double()
     f = torch.randn(5, 512, dtype=torch.double, generator=torch.Generator().manual_seed(3))
     alpha = attention.alpha(f)
     clip = (alpha * f).sum(0) / alpha.sum()

@@ -118,7 +118,8 @@ def test_container_is_locked_down():
     restricted = "model-repository,shared-memory,trace,logging:admin=SECRET"
     expected = {
         "--model-config-name=int8",
-        "--model-control-mode=none",
+        "--model-control-mode=explicit",
+        "--load-model=fan",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--allow-client-shm=false",

@@ -16,8 +16,7 @@ import training.options
 from export.checkpoint import (
     LABELS,
     Embedder,
-    build_attention,
-    build_embedder,
+    build,
     embedder_weights,
     read_checkpoint,
     read_embedder,
@@ -25,14 +24,21 @@ from export.checkpoint import (
 )
 from export.errors import CheckpointError, ExportError
 from export.faces import to_face
-from export.fan import Preprocessing
-from training import crossval, evaluate, measure, run, stills
+from export.preprocessing import Preprocessing
+from training import clips, crossval, evaluate, measure, run, stills
 from training.__main__ import main
 from training.augment import Variation, mix_up, vary
-from training.clips import ClipClassifier
+from training.clips import ClipClassifier, ClipsRecipe
 from training.data import Dataset, folds_by_subject, read_dataset
 from training.loop import Fit, Recipe, choose_device, generator
-from training.run import Options, take_clips, train, train_clips, train_stills
+from training.run import (
+    Options,
+    take_clips,
+    train,
+    train_clips,
+    train_network,
+    train_stills,
+)
 from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
 from training.stills import Phase, StillClassifier, as_embedder, batch_at
 
@@ -268,6 +274,89 @@ def test_real_clips_give_one_frame_of_each_third():
         assert (taken.kinds == CLEAR).all()
 
 
+# --- networks of single frames ---
+
+FUSION = "score fusion"  # the one system that they have
+
+
+@pytest.mark.parametrize(("network", "size"), [("dan", 56), ("deep_emotion", 48)])
+def test_network_of_single_frames_trains_is_measured_and_comes_back(tmp_path, network, size):
+    data = dataset(14)
+    short = options(tmp_path, phases=(Phase(size, 1.0),))
+    checkpoint = train_network(network, data, data, short)
+    assert checkpoint.preprocessing.size == size
+    assert FUSION in checkpoint.notes["measured"]
+    write_checkpoint(checkpoint, tmp_path / "a.safetensors")
+    read = read_checkpoint(tmp_path / "a.safetensors")
+    assert read.network == network
+    (probabilities,) = measure.score_dataset(read, data).values()
+    assert torch.allclose(probabilities.sum(1), torch.ones(14))
+    report = evaluate.evaluate(read, data, range(1))
+    assert (report.served, list(report.plain), report.spoilt) == (FUSION, [FUSION], ())
+
+
+def test_dan_starts_from_the_embedder_it_is_given(tmp_path):
+    embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
+    begun = options(tmp_path, phases=(Phase(56, 0.001),), initial=embedder)  # not one step
+    state = train_network("dan", dataset(14), None, begun).state
+    assert torch.equal(state["layer4.1.conv2.weight"], embedder.state["layer4.1.conv2.weight"])
+
+
+def test_deep_emotion_refuses_other_sizes(tmp_path):
+    with pytest.raises(ExportError, match=r"--phases 56 pixels: Deep-Emotion sees 48"):
+        train_network("deep_emotion", dataset(14), None, options(tmp_path))
+
+
+def test_clips_frames_are_averaged_over_each_clip():
+    data = dataset(4, frames_per_clip=3)
+    checkpoint = random_checkpoint(network="deep_emotion")
+    whole = measure.score_frames(checkpoint, data)
+    frames = measure.score_frames(checkpoint, dataset_of_frames(data))
+    assert torch.allclose(whole, frames.unflatten(0, (4, 3)).mean(1), atol=1e-6)
+
+
+def dataset_of_frames(data):
+    """Every frame as a clip of its own."""
+    num = len(data.frames)
+    return replace(
+        data,
+        starts=torch.arange(num + 1),
+        labels=data.frame_labels(),
+        subjects=(None,) * num,
+    )
+
+
+# --- stage two ---
+
+
+def test_stage_two_on_stills_keeps_the_embedders_statistics(tmp_path):
+    embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
+    state = train_clips(dataset(28), None, embedder, options(tmp_path)).state
+    for name in ("bn1.running_mean", "layer4.1.bn2.running_var"):
+        assert torch.equal(state[name], embedder.state[name])
+    assert not torch.equal(state["conv1.weight"], embedder.state["conv1.weight"])
+
+
+def test_heads_learn_first(tmp_path):
+    data = dataset(28)
+    embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
+    model = ClipClassifier(7)
+    model.load_embedder(embedder, FER2013)
+    recipe = ClipsRecipe(3, 1, batch=4, heads_first=1.0)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    clips.train(model, run.clip_source(data, recipe, 56), recipe, tmp_path, {})
+    changed = {name for name, v in model.named_parameters() if not torch.equal(v, before[name])}
+    assert "attention.alpha.0.weight" in changed
+    assert not any(name.startswith("backbone.") for name in changed)
+
+
+def test_classifier_of_single_frames_does_not_pull_at_the_embedder():
+    model = ClipClassifier(7)
+    features = torch.randn(2, 6, 512, requires_grad=True)
+    model.pool(features).frame_logits.sum().backward()
+    assert features.grad is None or not features.grad.any()
+
+
 # --- the three systems ---
 
 
@@ -277,7 +366,7 @@ def test_training_pools_as_the_served_model_does(variant, logits):
     features = torch.randn(5, 6, 512, generator=torch.Generator().manual_seed(0))
     scores = measure.build(checkpoint, CPU).pool(features)
     weights = scores.weights if variant == "relation" else scores.self_weights
-    attention = build_attention(checkpoint)
+    attention = build(checkpoint)["fan_attention"].module
     for i, clip in enumerate(features):
         answer = attention(clip)
         # float32 sums in another order.
@@ -289,7 +378,7 @@ def test_evaluation_sees_faces_as_the_served_embedder_does():
     checkpoint = random_checkpoint(preprocessing=Preprocessing("gray", size=112))
     images, _ = pictures(3)
     frames = torch.from_numpy(np.stack([to_face(image) for image in images]))
-    served = build_embedder(checkpoint).normalise(frames)
+    served = build(checkpoint)["fan_embedder"].module.normaliser(frames)
     seen = measure.prepare(torch.from_numpy(images)[:, None], checkpoint)
     # The wire rounds a pixel to a grey level, twice where PIL resizes in two passes.
     assert (served - seen.expand(-1, 3, -1, -1)).abs().max() < 1.5 / 255
@@ -300,8 +389,7 @@ def test_trained_checkpoint_exports_with_its_classifier_of_frames(tmp_path):
     assert checkpoint.preprocessing == Preprocessing("gray", size=56)
     assert checkpoint.state["fc.weight"].shape == (7, 512)
     assert {"data", "recipe", "made"} <= checkpoint.notes.keys()
-    build_embedder(checkpoint)
-    build_attention(checkpoint)
+    assert {"fan_embedder", "fan_attention", "fan_classifier"} <= build(checkpoint).keys()
 
 
 def test_stage_two_begins_as_the_classifier_of_single_frames():

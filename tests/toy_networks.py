@@ -62,6 +62,7 @@ ATTENTION = """
     probabilities = Softmax <axis = 0> (logits)
 """
 FUSION = """
+    frame_logits = Identity (scores)
     each = Softmax <axis = 1> (frame_logits)
     probabilities = ReduceMean <axes = [0], keepdims = 0> (each)
     logits = Log (probabilities)
@@ -118,7 +119,7 @@ def write_ensemble(
 
     Args:
         outputs: dims by name.
-        steps: `model: what it takes -> what it gives`; tensors are called alike everywhere.
+        steps: `model: what it takes -> what it gives`; `its=ours` where names differ.
     """
     (folder / "1").mkdir(parents=True)
     labels = 'label_filename: "labels.txt"'
@@ -143,9 +144,9 @@ def write_step(step: str) -> str:
     """Write one step of an ensemble."""
     model, tensors = step.split(": ")
     maps = [
-        f'{kind}_map {{ key: "{name}" value: "{name}" }}'
+        f'{kind}_map {{ key: "{its}" value: "{ours or its}" }}'
         for kind, names in zip(("input", "output"), tensors.split(" -> "), strict=True)
-        for name in names.split()
+        for its, _, ours in (name.partition("=") for name in names.split())
     ]
     named = f'model_name: "{model}" model_version: -1 {" ".join(maps)}'
     return f"step [ {{ {named} }} ]"
@@ -154,12 +155,12 @@ def write_step(step: str) -> str:
 def write_repository(target: Path) -> Path:
     """Write the five networks of the contract, and what they are composed of."""
     evidence = {"logits": "-1", "probabilities": "-1", "weights": "-1", "frame_logits": "-1, -1"}
-    fused = "score_fusion: frame_logits -> logits probabilities weights"
+    fused = "score_fusion: scores -> logits probabilities weights frame_logits"
     write_model(
         target / "score_fusion",
         FUSION,
-        "float[N,C] frame_logits",
-        "float[C] logits, float[C] probabilities, float[N] weights",
+        "float[N,C] scores",
+        "float[C] logits, float[C] probabilities, float[N] weights, float[N,C] frame_logits",
         0,
     )
     # Names of a network; its classes, largest batch, and what it gives beside its evidence.
@@ -179,7 +180,7 @@ def write_repository(target: Path) -> Path:
         write_ensemble(
             target / name,
             {**evidence, **{output: EXTRA_DIMS[output] for output in extra}},
-            [f"{name}_frames: frames -> {' '.join(['frame_logits', *extra])}", fused],
+            [f"{name}_frames: frames -> {' '.join(['frame_logits=scores', *extra])}", fused],
         )
     write_fan(target)
     write_ensemble(
@@ -188,7 +189,8 @@ def write_repository(target: Path) -> Path:
         ["fan_embedder: frames -> features", "fan_head: features -> frame_logits"],
         max_batch_size=128,
     )
-    write_ensemble(target / "fan_fusion", evidence, ["fan_frames: frames -> frame_logits", fused])
+    step = "fan_frames: frames -> frame_logits=scores"
+    write_ensemble(target / "fan_fusion", evidence, [step, fused])
     return target
 
 

@@ -1,6 +1,7 @@
-"""Train FAN on labelled faces: the frame embedder on stills, then all of it on clips.
+"""Train a network on labelled faces: FAN's frame embedder on stills, then all of it on clips.
 
     DATA  ->  OUT/stills/embedder.pth.tar  ->  OUT/fan.safetensors
+    DATA  ->  OUT/<model>.safetensors          DAN and Deep-Emotion: on stills alone
 
 A run that was killed goes on from its last saved state when it is started again with the same
 options.
@@ -13,8 +14,11 @@ from pathlib import Path
 from export.checkpoint import write_checkpoint
 from training.data import read_dataset
 from training.loop import choose_device
-from training.options import add_training, read_options, run_command
-from training.run import train
+from training.options import add_training, phases, read_options, run_command
+from training.run import STILL_NETWORKS, train, train_network
+
+# Stage one's by default.
+PHASES = {"fan": "64x10,96x14,112x6", "dan": "96x8,112x4", "deep_emotion": "48x60"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,8 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--validation", type=Path, help="faces to measure on as it goes; nothing learns from them"
     )
-    add_training(parser, "build/training", "fer2013", "64x10,96x14,112x6", 1.0)
+    parser.add_argument(
+        "--model",
+        default="fan",
+        choices=["fan", *STILL_NETWORKS],
+        help="network to train (default: %(default)s)",
+    )
+    add_training(parser, "build/training", "fer2013", None, 1.0)
     args = parser.parse_args(argv)
+    if args.phases is None:
+        args.phases = phases(PHASES[args.model])
 
     def command() -> None:
         device = choose_device(args.device)
@@ -36,8 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         validation = None
         if args.validation:
             validation = read_dataset(args.validation, args.labels, "PublicTest").to(device)
-        path = args.out / "fan.safetensors"
-        write_checkpoint(train(data, validation, options), path)
+        if args.model == "fan":
+            checkpoint = train(data, validation, options)
+        else:
+            checkpoint = train_network(args.model, data, validation, options)
+        path = args.out / f"{args.model}.safetensors"
+        write_checkpoint(checkpoint, path)
         print(f"{path}: `make evaluate CHECKPOINT={path} DATA=...` measures it")
 
     return run_command(

@@ -24,9 +24,9 @@ from export.checkpoint import (
     add_arguments,
     read_checkpoint,
     read_embedder,
+    source_of,
 )
 from export.files import write_whole
-from export.profiles import ROOT
 from export.provenance import provenance
 from training import TrainingError
 from training.clips import ClipClassifier
@@ -98,6 +98,8 @@ def evaluate(
     served = SYSTEMS[1] if checkpoint.variant == "self" else SYSTEMS[2]
     probabilities = score_dataset(checkpoint, data)
     plain = {name: measure(values, labels) for name, values in probabilities.items()}
+    if checkpoint.network != "fan":
+        return Report(SYSTEMS[0], plain, (), (), {})  # it has score fusion and no other
     if not data.is_stills:
         return Report(served, plain, (), (), {})
     model = build(checkpoint, data.frames.device)
@@ -257,6 +259,7 @@ def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
     own = args.checkpoint.suffix == ".safetensors"
     checkpoint = read_checkpoint(
         args.checkpoint,
+        network=args.model,
         labels=None if own else args.labels,
         color=args.color,
         variant=args.variant,
@@ -273,7 +276,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "weights" / "fan.safetensors")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="weights to measure (default: the shipped ones)"
+    )
     parser.add_argument(
         "--usage", default="PublicTest", choices=USAGES, help="rows of a CSV (default: %(default)s)"
     )
@@ -299,6 +304,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def command() -> None:
+        args.checkpoint = source_of(args).path
         checkpoint, data = read(args)
         embedder = read_embedder(args.embedder) if args.embedder else None
         report = evaluate(checkpoint, data, range(args.seeds), args.lengths, embedder)

@@ -13,9 +13,10 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -34,7 +35,7 @@ M = TypeVar("M", bound=nn.Module)
 # next row of the log.
 SAVE_SECONDS = 120.0
 LOG_STEPS = 50  # a row of log.csv is the mean of so many
-RECIPE_VERSION = 2  # changes with any code that changes what a run ends with
+RECIPE_VERSION = 3  # changes with any code that changes what a run ends with
 WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -128,7 +129,7 @@ class Fit:
         folder: where `state.pt` and `log.csv` are kept.
         identity: what else decides the result (data, sizes, ...): a saved state of another
             identity is refused rather than continued.
-        heads_factor: of the learning rate, for all but the backbone.
+        factors: part of a parameter's name -> factor of its learning rate; 1 for the others.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Fit:
         recipe: Recipe,
         folder: Path,
         identity: dict[str, Any],
-        heads_factor: float = 1.0,
+        factors: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -147,7 +148,7 @@ class Fit:
         self.identity = {
             **asdict(recipe),
             **identity,
-            "heads_factor": heads_factor,
+            "factors": repr(dict(factors)),
             "version": RECIPE_VERSION,
             "device": self.device.type,
             "computes in": str(half.fast_dtype if half._enabled else torch.float32),
@@ -158,7 +159,7 @@ class Fit:
             k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()
         }
         self.optimizer = torch.optim.SGD(
-            self.groups(heads_factor), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
+            self.groups(factors), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
         )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=half.fast_dtype is torch.float16
@@ -166,18 +167,17 @@ class Fit:
         self.step = 0
         self.rows: list[dict[str, float | int]] = []
 
-    def groups(self, heads_factor: float) -> list[dict[str, Any]]:
+    def groups(self, factors: Mapping[str, float]) -> list[dict[str, Any]]:
         """Only weights decay; biases and BatchNorm's parameters do not."""
-        groups = []
-        for heads in (False, True):
-            trained = [
-                p for k, p in self.model.named_parameters() if ("backbone" not in k) == heads
-            ]
-            for decay, ndims in ((self.recipe.weight_decay, (2, 4)), (0.0, (0, 1))):
-                chosen = [p for p in trained if p.ndim in ndims]
-                factor = heads_factor if heads else 1.0
-                groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
-        return groups
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            decay = self.recipe.weight_decay if parameter.ndim in (2, 4) else 0.0
+            factor = next((f for part, f in factors.items() if part in name), 1.0)
+            groups.setdefault((factor, decay), []).append(parameter)
+        return [
+            {"params": chosen, "weight_decay": decay, "factor": factor}
+            for (factor, decay), chosen in groups.items()
+        ]
 
     def run(
         self,

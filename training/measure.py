@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from export.checkpoint import Checkpoint
-from export.fan import FRAME_SIZE, LUMA
+from export.checkpoint import build as build_served
+from export.preprocessing import FRAME_SIZE, LUMA
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset
 from training.loop import generator, place
@@ -214,8 +215,34 @@ def score_made_clips(
     return join(scores), torch.cat(kinds)
 
 
+@torch.no_grad()
+def score_frames(checkpoint: Checkpoint, data: Dataset) -> Tensor:
+    """Score clips by a network that looks at single frames: (N, C) probabilities, averaged.
+
+    The module is the one that is served, and sees what it is served.
+    """
+    (part,) = (p for p in build_served(checkpoint).values() if p.tensor == "frames")
+    module = place(part.module, data.frames.device)
+    frames = []
+    for batch in tqdm(data.frames.split(BATCH), desc="frames", leave=False):
+        frames.append(module(to_wire(batch)).frame_logits.softmax(1))
+    every = torch.cat(frames)
+    lengths = data.starts.diff().to(every.device)
+    owners = torch.arange(len(data), device=every.device).repeat_interleave(lengths)
+    sums = torch.zeros(len(data), every.shape[1], device=every.device)
+    return sums.index_add_(0, owners, every) / lengths[:, None]
+
+
+def to_wire(frames: Tensor) -> Tensor:
+    """Bring (M, 1 or 3, h, w) uint8 frames to (M, 224, 224, 3) uint8, as a client sends them."""
+    faces = F.interpolate(frames.float(), (FRAME_SIZE, FRAME_SIZE), mode="bilinear", antialias=True)
+    return faces.round().clamp(0, 255).byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+
+
 def score_dataset(checkpoint: Checkpoint, data: Dataset) -> dict[str, Tensor]:
     """Score stills as clips of one frame, and clips whole: each system's (N, C) probabilities."""
+    if checkpoint.network != "fan":
+        return {SYSTEMS[0]: score_frames(checkpoint, data)}
     model = build(checkpoint, data.frames.device)
     if data.is_stills:
         each = [score_stills(model, data, checkpoint).probabilities()]

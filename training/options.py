@@ -11,7 +11,7 @@ import torch
 
 from export.checkpoint import parse_labels, read_embedder
 from export.errors import ExportError
-from export.fan import SIZES
+from export.preprocessing import SIZES
 from training.run import Options
 from training.stills import Phase
 
@@ -67,7 +67,11 @@ def phases(text: str) -> tuple[Phase, ...]:
 
 
 def add_training(
-    parser: argparse.ArgumentParser, out: str, labels: str, default_phases: str, clip_epochs: float
+    parser: argparse.ArgumentParser,
+    out: str,
+    labels: str,
+    default_phases: str | None,
+    clip_epochs: float,
 ) -> None:
     """Add what decides a training; the arguments are the defaults."""
     parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
@@ -89,7 +93,8 @@ def add_training(
         "--phases",
         type=phases,
         default=default_phases,
-        help="stage one: <pixels>x<epochs>,...; empty for none (default: %(default)r)",
+        help="stage one: <pixels>x<epochs>,...; empty for none (default: "
+        f"{'what suits the network' if default_phases is None else repr(default_phases)})",
     )
     parser.add_argument(
         "--vary",

@@ -3,9 +3,11 @@
     Stills  ->  train  ->  embedder.pth.tar {'state_dict': ResNet-18's and fc's}
 
 The file has the form of the authors' backbones (`Resnet18_FER+_pytorch.pth.tar`), and either kind
-can start this stage or the next.
+can start this stage or the next. For DAN and Deep-Emotion, which look at single frames, this is
+the whole of training.
 """
 
+import copy
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from export.checkpoint import Embedder, embedder_weights, is_counter, load_state
-from export.fan import NUM_FEATURES
+from export.dan import Dan
+from export.deep_emotion import DeepEmotion
 from export.files import write_whole
-from export.resnet import BasicBlock, ResNet18
+from export.resnet import NUM_FEATURES, BasicBlock, ResNet18
 from training.augment import Variation, mix_up, vary
 from training.loop import Fit, Recipe, autocast, epoch_of, generator, seed_dropout
 
@@ -77,6 +80,20 @@ def load_embedder(
     return fits
 
 
+class StillNetwork(nn.Module):
+    """DAN or Deep-Emotion over pictures that vary, instead of over faces as they are served."""
+
+    def __init__(self, network: Dan | DeepEmotion) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Classify (B, 1 or 3, H, W) float faces, 0..1, of the size served: (B, classes) logits."""
+        pixels = faces.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+        x = self.network.normaliser.standardise(pixels).permute(0, 3, 1, 2)
+        return self.network.classify(x.contiguous(memory_format=torch.channels_last))
+
+
 @dataclass(frozen=True)
 class StillsRecipe:
     """How stage one trains.
@@ -121,7 +138,8 @@ def batch_at(step: int, num: int, batch: int, seed: int) -> Tensor:
 
 
 def train(
-    model: StillClassifier,
+    model: nn.Module,
+    num_classes: int,
     images: Tensor,
     labels: Tensor,
     recipe: StillsRecipe,
@@ -137,9 +155,9 @@ def train(
         validation: images, labels and size: measured once an epoch, and never used.
 
     Returns:
-        the averaged weights: `backbone.*` and `fc.*`.
+        the averaged weights, named as in `model`.
     """
-    num, num_classes, device = len(images), model.fc.out_features, images.device
+    num, device = len(images), images.device
     one_hot = F.one_hot(labels, num_classes).float()
     fit = Fit(
         model,
@@ -161,7 +179,7 @@ def train(
     def figures_at(step: int) -> dict[str, float]:
         if validation is None or (step % epoch_of(num, recipe.batch) and step != fit.recipe.steps):
             return {}
-        averaged = StillClassifier(num_classes).to(device)
+        averaged = copy.deepcopy(model)
         averaged.load_state_dict(fit.averaged())
         logits = classify(averaged, validation[0], validation[2])
         accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
@@ -172,7 +190,7 @@ def train(
 
 
 @torch.no_grad()
-def classify(model: StillClassifier, images: Tensor, size: int, batch: int = 256) -> Tensor:
+def classify(model: nn.Module, images: Tensor, size: int, batch: int = 256) -> Tensor:
     """Classify pictures as they are, one crop: (N, classes) float32 logits."""
     model.eval()
     answers = []

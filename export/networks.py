@@ -1,0 +1,183 @@
+"""The networks: what each is made of, and where its models are served.
+
+    Network  ->  parts()  ->  Part, Part, ...   one ONNX file and one model_repository/ folder each
+
+`export.checkpoint` fills the parts with weights, `export.to_onnx` traces them. To add a network is
+to write its module, an entry here, its plans in `export.profiles`, and its folders of configs:
+docs/adding-a-network.md.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from torch import nn
+
+from export.dan import Dan, DanAnswer
+from export.dan import rename as rename_dan
+from export.deep_emotion import SIZE, DeepEmotion, DeepEmotionAnswer
+from export.fan import ClipAnswer, FrameAttention, FrameClassifier, FrameEmbedder, Variant
+from export.preprocessing import FRAME_SIZE, Preprocessing
+from export.ran import VARIANTS, Ran, RanAnswer
+from export.resnet import NUM_FEATURES
+from export.score_fusion import FusedScores, ScoreFusion
+
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+FRAME = (FRAME_SIZE, FRAME_SIZE, 3)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of a network.
+
+    Args:
+        model: its folder in model_repository/, and its files' name.
+        module: takes one tensor whose first axis counts frames.
+        tensor: that tensor's name; `frames` is uint8, anything else float32.
+        dims: of one row of it; None where an axis can have any length.
+        outputs: the names of what it gives, in order.
+        counted: those outputs whose last axis counts classes or regions. It is left open in the
+            graph, so that one static config serves networks of 7 classes and of 8.
+        optional: whether a checkpoint may lack its weights.
+        quantised: whether INT8 graphs are made of it.
+    """
+
+    model: str
+    module: nn.Module
+    tensor: str
+    dims: tuple[int | None, ...]
+    outputs: tuple[str, ...]
+    counted: tuple[str, ...] = ()
+    optional: bool = False
+    quantised: bool = False
+
+
+Parts = Callable[[int, str, Preprocessing], tuple[Part, ...]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of the networks.
+
+    Args:
+        name: as its files and its ensemble are called.
+        title: as its papers call it.
+        parts: number of classes, variant, preprocessing -> its models, with random weights.
+        classifier: the parameter with one value a class.
+        ensembles: ensemble -> the models it is composed of.
+        num_classes: where the configs fix it; None where any will do.
+        variants: the first is the default.
+        preprocessing: where a checkpoint does not say.
+        rename: a parameter's name in the authors' files -> ours.
+    """
+
+    name: str
+    title: str
+    parts: Parts
+    classifier: str
+    ensembles: Mapping[str, tuple[str, ...]]
+    num_classes: int | None = None
+    variants: tuple[str, ...] = ("",)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    rename: Callable[[str], str] = str
+
+
+def fusion() -> Part:
+    """What pools single frames; it has no weights, and all networks share it."""
+    outputs = FusedScores._fields
+    return Part("score_fusion", ScoreFusion(), "scores", (None,), outputs)
+
+
+def frames_part(model: str, module: nn.Module, outputs: tuple[str, ...], *counted: str) -> Part:
+    """A network that looks at single frames: all of it is one model."""
+    return Part(model, module, "frames", FRAME, outputs, counted, quantised=True)
+
+
+def fan_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> tuple[Part, ...]:
+    """FAN's two halves; its score-fusion baseline too, where a checkpoint has its classifier."""
+    features = (NUM_FEATURES,)
+    attention = FrameAttention(num_classes, cast(Variant, variant))
+    return (
+        Part(
+            "fan_embedder",
+            FrameEmbedder(preprocessing),
+            "frames",
+            FRAME,
+            ("features",),
+            quantised=True,
+        ),
+        Part("fan_attention", attention, "features", features, ClipAnswer._fields),
+        Part(
+            "fan_classifier",
+            FrameClassifier(num_classes),
+            "features",
+            features,
+            ("frame_logits",),
+            ("frame_logits",),
+            optional=True,
+        ),
+        fusion(),
+    )
+
+
+def dan_parts(num_classes: int, _: str, preprocessing: Preprocessing) -> tuple[Part, ...]:
+    """DAN."""
+    module = Dan(num_classes, preprocessing)
+    return frames_part("dan_frames", module, DanAnswer._fields, "frame_logits"), fusion()
+
+
+def ran_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> tuple[Part, ...]:
+    """RAN."""
+    module = Ran(num_classes, preprocessing, variant)
+    return frames_part("ran_frames", module, RanAnswer._fields, *RanAnswer._fields), fusion()
+
+
+def deep_emotion_parts(num_classes: int, _: str, preprocessing: Preprocessing) -> tuple[Part, ...]:
+    """Deep-Emotion."""
+    module = DeepEmotion(num_classes, preprocessing)
+    outputs = DeepEmotionAnswer._fields
+    return frames_part("deep_emotion_frames", module, outputs, "frame_logits"), fusion()
+
+
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        Network(
+            "fan",
+            "FAN",
+            fan_parts,
+            "pred_fc2.bias",
+            {
+                "fan": ("fan_embedder", "fan_attention"),
+                "fan_fusion": ("fan_embedder", "fan_classifier", "score_fusion"),
+            },
+            num_classes=7,
+            variants=("relation", "self"),
+        ),
+        Network(
+            "dan",
+            "DAN",
+            dan_parts,
+            "bn.bias",
+            {"dan": ("dan_frames", "score_fusion")},
+            preprocessing=IMAGENET,
+            rename=rename_dan,
+        ),
+        Network(
+            "ran",
+            "RAN",
+            ran_parts,
+            "fc.bias",
+            {"ran": ("ran_frames", "score_fusion")},
+            variants=tuple(VARIANTS),
+        ),
+        Network(
+            "deep_emotion",
+            "Deep-Emotion",
+            deep_emotion_parts,
+            "fc2.bias",
+            {"deep_emotion": ("deep_emotion_frames", "score_fusion")},
+            preprocessing=Preprocessing("gray", (0.5,) * 3, (0.5,) * 3, SIZE),
+        ),
+    )
+}

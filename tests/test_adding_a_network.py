@@ -1,0 +1,71 @@
+"""docs/adding-a-network.md is true: what it says takes two layers from torch to an ensemble."""
+
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, copy_repository, faces
+
+from clients.triton import TritonClient
+from export.__main__ import export
+from export.calibrate import calibrate
+from export.check_engines import check_graph
+from export.checkpoint import LABELS, read_checkpoint
+from export.networks import NETWORKS
+from export.profiles import FRAMES
+from serving.embedded import EmbeddedServer
+from serving.platforms import read_platform
+
+DOC = (ROOT / "docs" / "adding-a-network.md").read_text()
+
+
+def block(kind, number=0):
+    """A block of code of the document."""
+    return re.findall(rf"```{kind}\n(.*?)```", DOC, re.DOTALL)[number]
+
+
+@pytest.fixture
+def two_layers():
+    """The document's module, with its entry made for one test."""
+    room = {"__name__": "two_layers"}
+    exec(compile(block("python"), "docs/adding-a-network.md", "exec"), room)
+    yield room["TwoLayers"]
+    del NETWORKS["two_layers"]
+
+
+def test_two_layers_go_from_torch_to_a_served_ensemble(tmp_path, two_layers):
+    network = NETWORKS["two_layers"]
+    module = two_layers(7, network.preprocessing).eval()
+    torch.save(module.state_dict(), tmp_path / "two_layers.pth")
+    copy_repository(tmp_path / "model_repository")
+    subprocess.run(["sh", "-e", "-c", block("sh")], check=True, cwd=tmp_path)
+    path = tmp_path / "two_layers.pth"
+    checkpoint = read_checkpoint(path, network="two_layers", labels=LABELS["fer2013"])
+    ranges = calibrate(checkpoint, faces(4), "made up")
+    export(checkpoint, ranges, tmp_path / "model_repository", tmp_path / "build")
+    for precision in ("fp16", "int8"):
+        graph = tmp_path / "build" / precision / "two_layers_frames.onnx"
+        assert check_graph(graph.read_bytes(), FRAMES)
+    frames = faces(3)
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(frames)).frame_logits.numpy()
+    for name, atol in (("cpu_fp32", 1e-4), ("cpu", 0.1)):
+        platform = read_platform(tmp_path / "model_repository", name)
+        assert platform.models == ("score_fusion", "two_layers", "two_layers_frames")
+        with (
+            EmbeddedServer(platform) as server,
+            TritonClient(server.grpc_url, "two_layers") as client,
+        ):
+            answer = client.ask(frames)
+            assert client.contract.labels == LABELS["fer2013"]
+        np.testing.assert_allclose(answer.frame_logits, expected, atol=atol)
+        np.testing.assert_allclose(answer.logits, expected.mean(0), atol=atol)
+
+
+def test_document_and_project_agree_on_plans():
+    line = block("python", 1).strip()
+    assert line in (ROOT / "export" / "profiles.py").read_text().replace(
+        '*both("dan", "dan_frames", FRAMES),', line
+    )

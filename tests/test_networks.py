@@ -1,0 +1,422 @@
+"""DAN, RAN and Deep-Emotion compute what their authors' code does, in torch and as they are served.
+
+The oracles, numbers of the authors' own code, lie beside a development checkout only.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import OTHERS, ROOT, copy_repository, faces, random_checkpoint
+from onnx_graph import Graph
+from PIL import Image
+
+from clients.triton import TritonClient
+from export.__main__ import export, main
+from export.checkpoint import LABELS, build, read_checkpoint, write_checkpoint
+from export.deep_emotion import DeepEmotion
+from export.errors import CheckpointError
+from export.networks import NETWORKS
+from export.preprocessing import FRAME_SIZE, SIZES, Normaliser, Preprocessing, cells_of
+from export.ran import BOXES, VARIANTS
+from export.to_onnx import fold_batch_norms
+from serving.embedded import EmbeddedServer
+from serving.platforms import read_platform
+
+# What two float32 implementations of the authors' networks are expected to agree to.
+ORACLE = {"rtol": 1e-4, "atol": 1e-3}
+FILES = {"dan": "dan8.pth", "ran": "ran.pth.tar", "deep_emotion": "deep_emotion.pth"}
+LABELS_OF = {"dan": "affectnet8", "ran": "ferplus", "deep_emotion": "fer2013"}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(oracles, tmp_path_factory):
+    """The oracles' networks, in the file formats of their authors."""
+    target = tmp_path_factory.mktemp("oracles")
+    subprocess.run([sys.executable, oracles / "assemble.py", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def read(checkpoints):
+    """Read one of them."""
+
+    def read(network, file=None, labels=None, **options):
+        labels = LABELS[labels or LABELS_OF[network]]
+        path = checkpoints / (file or FILES[network])
+        return read_checkpoint(path, network=network, labels=labels, **options)
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def served(read, tmp_path_factory):
+    """A real Triton that serves the oracles' networks."""
+    folder = tmp_path_factory.mktemp("served")
+    repository = copy_repository(folder / "model_repository")
+    for network in FILES:
+        export(read(network), None, repository, folder)
+    with EmbeddedServer(read_platform(repository, "cpu_fp32")) as running:
+        yield running
+
+
+def module_of(checkpoint):
+    """The part of a network that looks at frames."""
+    return build(checkpoint)[f"{checkpoint.network}_frames"].module
+
+
+def ask(server, network, frames):
+    """One clip through an ensemble."""
+    with TritonClient(server.grpc_url, network) as client:
+        assert client.contract.labels == LABELS[LABELS_OF[network]]
+        answer = client.ask(frames)
+    check_fusion(answer)
+    return answer
+
+
+def check_fusion(answer):
+    """Every frame counts alike, and probabilities are the mean of the frames'."""
+    num_frames = len(answer.frame_logits)
+    exponents = np.exp(answer.frame_logits - answer.frame_logits.max(1, keepdims=True))
+    each = exponents / exponents.sum(1, keepdims=True)
+    np.testing.assert_allclose(answer.weights, np.full(num_frames, 1 / num_frames), rtol=1e-6)
+    np.testing.assert_allclose(answer.probabilities, each.mean(0), atol=1e-5)
+    np.testing.assert_allclose(answer.logits, answer.frame_logits.mean(0), atol=1e-4)
+
+
+def enlarged(images, how=Image.Resampling.NEAREST):
+    """Bring pictures (N, H, W[, 3]) uint8 to what travels, (N, 224, 224, 3)."""
+    size = (FRAME_SIZE, FRAME_SIZE)
+    return np.stack(
+        [np.asarray(Image.fromarray(i).convert("RGB").resize(size, how)) for i in images]
+    )
+
+
+# --- oracles ---
+
+
+def test_dan_is_its_authors(oracles, read):
+    oracle = np.load(oracles / "dan.npz")
+    module = module_of(read("dan"))
+    with torch.inference_mode():
+        maps = module.backbone.stages(module.normaliser(torch.from_numpy(oracle["images"])))
+        heads = module.attend(maps)
+        logits = module(torch.from_numpy(oracle["images"])).frame_logits
+    np.testing.assert_allclose(maps.mean((2, 3)), oracle["feature_map_mean"], **ORACLE)
+    np.testing.assert_allclose(heads, oracle["heads_log_softmax"], **ORACLE)
+    np.testing.assert_allclose(logits, oracle["logits8"], **ORACLE)
+
+
+def test_dan_through_its_ensemble_is_its_authors(oracles, served):
+    oracle = np.load(oracles / "dan.npz")
+    answer = ask(served, "dan", oracle["images"])
+    np.testing.assert_allclose(answer.frame_logits, oracle["logits8"], **ORACLE)
+
+
+@pytest.mark.parametrize("labels", ["affectnet7", "rafdb"])
+def test_dan_of_seven_classes_is_read_with_the_labels_of_its_data(read, labels):
+    checkpoint = read("dan", "dan7.pth", labels)
+    assert checkpoint.labels == LABELS[labels]
+    assert module_of(checkpoint)(torch.from_numpy(faces(1))).frame_logits.shape == (1, 7)
+
+
+@pytest.mark.parametrize("count", [8, 6])
+def test_ran_of_given_regions_is_its_authors(oracles, read, count):
+    oracle = np.load(oracles / "ran.npz")
+    module = module_of(read("ran", variant=f"regions{count}"))
+    chosen = oracle["six_of_eight"] if count == 6 else slice(None)
+    regions = torch.from_numpy(oracle["regions8"][:, chosen]).permute(0, 1, 4, 2, 3) / 255
+    with torch.inference_mode():
+        features = module.embed(regions)
+        pooled = module.pool(features)
+        logits = module.fc(pooled.pooled)
+    shares = pooled.alphas.numpy()
+    expected = {
+        "embedding": features,
+        "alpha_sigmoid": shares,
+        "beta_sigmoid": pooled.betas,
+        "repr": pooled.pooled,
+        "logits": logits,
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(values, oracle[f"r{count}_{name}"], err_msg=name, **ORACLE)
+
+
+def test_ran_has_its_authors_regions(oracles):
+    oracle = np.load(oracles / "ran.npz")
+    np.testing.assert_allclose(BOXES, oracle["boxes"])
+    assert VARIANTS["regions6"] == tuple(BOXES[i] for i in oracle["six_of_eight"])
+
+
+def test_ran_cuts_regions_as_pil_does(read):
+    module = module_of(read("ran"))
+    (face,) = faces(1)
+    cut = module.cut(torch.from_numpy(face[None]).permute(0, 3, 1, 2) / 255)[0]
+    for box, region in zip(BOXES, cut, strict=True):
+        edges = tuple(edge * FRAME_SIZE for edge in box)
+        if edges != tuple(map(round, edges)):
+            continue  # PIL cuts at whole pixels
+        picture = Image.fromarray(face).crop(tuple(map(int, edges)))
+        expected = picture.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BICUBIC)
+        pixels = (region.permute(1, 2, 0) * 255).clamp(0, 255).numpy()
+        # PIL rounds to whole grey levels, after each of two passes.
+        assert np.abs(pixels - np.asarray(expected)).mean() < 0.5, box
+    assert torch.equal(cut[-1], torch.from_numpy(face).permute(2, 0, 1) / 255)
+
+
+def test_ran_through_its_ensemble_names_its_authors_classes(oracles, served):
+    # The wire has 224 pixels of the source's 256: regions cut from it differ by 1.5 to 4 grey
+    # levels from those cut before, and the logits of these random weights by up to 2.2 of 4.3.
+    oracle = np.load(oracles / "ran.npz")
+    answer = ask(served, "ran", enlarged(oracle["source"], Image.Resampling.BICUBIC))
+    assert (answer.frame_logits.argmax(1) == oracle["r8_logits"].argmax(1)).all()
+    assert np.abs(answer.frame_logits - oracle["r8_logits"]).max() < 2.5
+    np.testing.assert_allclose(answer.region_weights.sum(1), 1, atol=1e-6)
+
+
+def test_ran_through_its_ensemble_is_the_module(read, served):
+    frames = faces(3)
+    answer = ask(served, "ran", frames)
+    with torch.inference_mode():
+        expected = module_of(read("ran"))(torch.from_numpy(frames))
+    np.testing.assert_allclose(answer.frame_logits, expected.frame_logits, **ORACLE)
+    np.testing.assert_allclose(answer.region_weights, expected.region_weights, **ORACLE)
+
+
+def test_deep_emotion_is_its_authors(oracles, read):
+    oracle = np.load(oracles / "deep_emotion.npz")
+    module = module_of(read("deep_emotion"))
+    with torch.inference_mode():
+        x = module.normaliser(torch.from_numpy(enlarged(oracle["images"])))
+        view, theta = module.transform(x)
+        logits = module.read(view)
+    np.testing.assert_allclose(theta, oracle["theta"], **ORACLE)
+    np.testing.assert_allclose(view, oracle["stn_output"], **ORACLE)
+    np.testing.assert_allclose(logits, oracle["logits"], **ORACLE)
+
+
+def test_deep_emotion_through_its_ensemble_is_its_authors(oracles, served):
+    oracle = np.load(oracles / "deep_emotion.npz")
+    answer = ask(served, "deep_emotion", enlarged(oracle["images"]))
+    np.testing.assert_allclose(answer.frame_logits, oracle["logits"], **ORACLE)
+    np.testing.assert_allclose(answer.theta, oracle["theta"], **ORACLE)
+
+
+# --- promises that need no oracle ---
+
+
+@pytest.mark.parametrize("network", OTHERS)
+def test_onnx_agrees_with_torch(network, build, repository):
+    checkpoint = random_checkpoint(network=network, labels=LABELS[OTHERS[network]])
+    path = build / "fp32" / f"{network}_frames.onnx"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for num_frames in (1, 3):
+        frames = faces(num_frames)
+        with torch.inference_mode():
+            expected = module_of(checkpoint)(torch.from_numpy(frames))
+        found = session.run(list(expected._fields), {"frames": frames})
+        for name, mine, theirs in zip(expected._fields, found, expected, strict=True):
+            assert mine.shape == tuple(theirs.shape), name
+            atol = 2e-4 * float(theirs.abs().max())  # float32 sums in another order
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("network", OTHERS)
+def test_folding_batch_norms_changes_nothing(network):
+    module = module_of(random_checkpoint(network=network))
+    folded = fold_batch_norms(module)
+    norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    assert not any(isinstance(m, norms) for m in folded.modules())
+    frames = torch.from_numpy(faces(2))
+    with torch.inference_mode():
+        expected, found = module(frames).frame_logits, folded(frames).frame_logits
+    assert (found - expected).abs().max() <= 2e-4 * expected.abs().max()
+
+
+def test_every_network_answers_behind_one_contract(server):
+    frames = faces(3)
+    for network, labels in {**OTHERS, "fan": "fer2013", "fan_fusion": "fer2013"}.items():
+        with TritonClient(server.grpc_url, network) as client:
+            assert client.contract.labels == LABELS[labels]
+            answer = client.ask(frames)
+        assert answer.weights.sum() == pytest.approx(1, abs=1e-5)
+        expected = (answer.weights[:, None] * answer.frame_logits).sum(0)
+        np.testing.assert_allclose(answer.logits, expected, rtol=1e-4, atol=1e-4)
+        if network != "fan":
+            check_fusion(answer)
+
+
+def test_fan_fusion_is_the_classifier_of_single_frames(server, shipped):
+    parts = build(shipped)
+    frames = faces(2)
+    with torch.inference_mode():
+        features = parts["fan_embedder"].module(torch.from_numpy(frames))
+        expected = parts["fan_classifier"].module(features)
+    with TritonClient(server.grpc_url, "fan_fusion") as client:
+        found = client.ask(frames).frame_logits
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [["probabilities"], ["frame_logits"], ["theta"]])
+def test_some_of_an_ensembles_outputs_can_be_asked_for_alone(server, outputs):
+    # Triton 2.51 ends in "unexpected deadlock" where a model takes what its ensemble gives out.
+    import tritonclient.grpc as grpcclient
+
+    tensor = grpcclient.InferInput("frames", [2, 224, 224, 3], "UINT8")
+    tensor.set_data_from_numpy(faces(2))
+    wanted = [grpcclient.InferRequestedOutput(name) for name in outputs]
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        answer = client.infer("deep_emotion", [tensor], outputs=wanted)
+    assert [output.name for output in answer.get_response().outputs] == outputs
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if FRAME_SIZE % size])
+@pytest.mark.parametrize("rounded", [0.0, 0.5])
+def test_picture_that_was_enlarged_by_repeating_pixels_comes_back_to_the_bit(size, rounded):
+    small = np.random.default_rng(0).integers(0, 256, (size, size), dtype=np.uint8)
+    places = ((np.arange(FRAME_SIZE) + rounded) * size / FRAME_SIZE).astype(int)
+    frames = np.repeat(small[places][:, places][None, :, :, None], 3, axis=3)
+    back = Normaliser(Preprocessing("gray", size=size), 1)(torch.from_numpy(frames))
+    assert torch.equal((back[0, 0] * 255).round(), torch.from_numpy(small).float())
+
+
+def test_cells_share_no_pixel_and_weigh_theirs_alike():
+    cells = cells_of(48)
+    assert ((cells > 0).sum(0) <= 1).all()
+    assert {3, 4} == set((cells > 0).sum(1).tolist())
+    assert torch.allclose(cells.sum(1), torch.ones(48))
+
+
+def test_network_of_gray_pictures_refuses_colour():
+    with pytest.raises(ValueError, match="color is 'rgb'; the network takes gray alone"):
+        DeepEmotion(7, Preprocessing())
+
+
+@pytest.mark.parametrize("network", OTHERS)
+def test_int8_is_for_convolutions_and_what_feeds_them(network, build, repository):
+    graph = Graph(build / "int8" / f"{network}_frames.onnx")
+    for conv in graph.of("Conv"):
+        activation, weights, bias = conv.input
+        assert graph.maker(activation) == graph.maker(weights) == "DequantizeLinear"
+        assert graph.maker(bias) is None
+    readers = {
+        reader.op_type
+        for node in graph.of("DequantizeLinear")
+        for reader in graph.readers(node.output[0])
+    }
+    assert readers <= {"Conv", "MaxPool", "Add"}
+
+
+def test_window_of_deep_emotion_is_found_and_looked_through_in_floating_point(build, repository):
+    for precision in ("int8", "int8_cpu"):
+        graph = Graph(build / precision / "deep_emotion_frames.onnx")
+        (sample,) = graph.of("GridSample")
+        assert "DequantizeLinear" not in map(graph.maker, sample.input)
+        assert not [node for node in graph.of("Gemm") if graph.maker(node.input[1])]
+
+
+def test_sums_of_equal_convolutions_in_dan_stay_unquantised(build, repository):
+    graph = Graph(build / "int8" / "dan_frames.onnx")
+    kinds = [tuple(sorted(map(str, map(graph.maker, add.input)))) for add in graph.of("Add")]
+    assert kinds.count(("Conv", "Conv")) == 4  # of 3x3 and 1x3, in each head
+    assert kinds.count(("Conv", "DequantizeLinear")) == 8 + 4  # skip branches; that sum and 3x1
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("network", OTHERS)
+def test_own_format_keeps_network_labels_and_weights(tmp_path, network):
+    written = random_checkpoint(network=network, labels=LABELS["affectnet8"])
+    path = tmp_path / "any.safetensors"
+    write_checkpoint(written, path)
+    found = read_checkpoint(path)
+    assert (found.network, found.labels, found.variant, found.preprocessing) == (
+        network,
+        written.labels,
+        written.variant,
+        written.preprocessing,
+    )
+    assert found.state.keys() == written.state.keys()
+
+
+@pytest.mark.parametrize("network", OTHERS)
+def test_weights_of_another_network_are_refused_by_name(tmp_path, network):
+    path = tmp_path / "fan.pth.tar"
+    torch.save({"state_dict": dict(random_checkpoint().state)}, path)
+    title = NETWORKS[network].title
+    with pytest.raises(CheckpointError, match=rf"not {title}'s: missing \d+ .*; unexpected \d+ "):
+        read_checkpoint(path, network=network, labels=LABELS["fer2013"])
+
+
+def test_own_file_of_another_network_is_refused(tmp_path):
+    write_checkpoint(random_checkpoint(network="deep_emotion"), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="architecture 'deep_emotion'; expected 'dan'"):
+        read_checkpoint(tmp_path / "a.safetensors", network="dan")
+
+
+@pytest.mark.parametrize("wrapping", [None, "state_dict", "model_state_dict"])
+def test_weights_are_found_wherever_authors_keep_them(tmp_path, wrapping):
+    state = dict(random_checkpoint(network="deep_emotion").state)
+    torch.save({wrapping: state, "iter": 3} if wrapping else state, tmp_path / "a.pth")
+    found = read_checkpoint(tmp_path / "a.pth", network="deep_emotion", labels=LABELS["fer2013"])
+    assert all(torch.equal(found.state[name], state[name]) for name in state)
+
+
+def test_variant_of_another_network_is_refused():
+    checkpoint = random_checkpoint(network="dan")
+    with pytest.raises(CheckpointError, match=r"variant is 'self'; DAN has none"):
+        replace(checkpoint, variant="self")
+    with pytest.raises(CheckpointError, match=r"RAN has 'regions8' or 'regions6'"):
+        replace(random_checkpoint(network="ran"), variant="self")
+
+
+def test_network_without_shipped_weights_says_so(tmp_path, capsys):
+    assert main(["--model", "ran", "--build", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "no weights of RAN are shipped; name a checkpoint of it with CHECKPOINT=<file>" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_again_repeats_what_was_exported_last(tmp_path, capsys):
+    repository = copy_repository(tmp_path / "model_repository")
+    weights = tmp_path / "mine.pth"
+    torch.save(dict(random_checkpoint(network="deep_emotion").state), weights)
+    (tmp_path / "mine.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
+    where = ["--repository", str(repository), "--build", str(tmp_path / "build")]
+    options = ["--checkpoint", str(weights), "--labels", str(tmp_path / "mine.txt")]
+    assert main(["--model", "deep_emotion", *options, *where]) == 0
+    told = json.loads((tmp_path / "build" / "exported" / "deep_emotion.json").read_text())
+    assert told["labels"] == list("abcdefg")
+    (repository / "deep_emotion" / "labels.txt").unlink()
+    assert main(["--again", *where]) == 0
+    for network, first in (("deep_emotion", "a"), ("fan", "angry")):
+        assert (repository / network / "labels.txt").read_text().split()[0] == first
+    weights.unlink()
+    capsys.readouterr()
+    assert main(["--again", *where]) == 1
+    said = capsys.readouterr().err
+    assert "mine.pth: no such file" in said
+    assert "`make export MODEL=all` goes back to the shipped weights" in said
+
+
+def test_checkpoint_that_loses_its_classifier_takes_fusion_away(tmp_path, shipped):
+    repository = copy_repository(tmp_path / "model_repository")
+    export(shipped, None, repository, tmp_path)
+    assert "fan_fusion" in read_platform(repository, "cpu_fp32").models
+    state = {k: v for k, v in shipped.state.items() if not k.startswith("fc.")}
+    export(replace(shipped, state=state), None, repository, tmp_path)
+    assert "fan_fusion" not in read_platform(repository, "cpu_fp32").models
+    assert "fan" in read_platform(repository, "cpu_fp32").models
+
+
+def test_makefile_says_which_networks_there_are():
+    assert (
+        f"The network: {', '.join([*NETWORKS][:-1])} or {[*NETWORKS][-1]};"
+        in (ROOT / "Makefile").read_text()
+    )
