@@ -329,11 +329,18 @@ def dataset_of_frames(data):
 # --- stage two ---
 
 
-def test_stage_two_on_stills_keeps_the_embedders_statistics(tmp_path):
+def test_stage_two_on_stills_learns_to_weigh_and_keeps_what_stage_one_learnt(tmp_path):
     embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
     state = train_clips(dataset(28), None, embedder, options(tmp_path)).state
-    for name in ("bn1.running_mean", "layer4.1.bn2.running_var"):
-        assert torch.equal(state[name], embedder.state[name])
+    assert all(torch.equal(state[name], embedder.state[name]) for name in embedder.state)
+    assert torch.equal(state["pred_fc1.weight"], embedder.state["fc.weight"])
+    assert state["alpha.0.weight"].std() > 0.03  # 0.026 before the first step
+
+
+def test_stage_two_on_stills_of_other_labels_learns_end_to_end(tmp_path):
+    embedder = as_embedder(StillClassifier(7).state_dict(), ("unknown",) * 7)
+    state = train_clips(dataset(28), None, embedder, options(tmp_path)).state
+    assert torch.equal(state["bn1.running_mean"], embedder.state["bn1.running_mean"])
     assert not torch.equal(state["conv1.weight"], embedder.state["conv1.weight"])
 
 

@@ -35,7 +35,7 @@ CLASSIFIER_FACTOR = 5.0
 ATTENTION_FACTOR = 5.0
 # Told which frames are clear, the attentions can learn as fast as they need to: on frozen features,
 # 480 steps at a rate of 0.04 brought their AUC to 0.940, at 0.4 to 0.964.
-TOLD_ATTENTION_FACTOR = 150.0
+TOLD_ATTENTION_FACTOR = 100.0
 
 
 class Scores(NamedTuple):
@@ -121,16 +121,21 @@ class ClipClassifier(nn.Module):
             weights.squeeze(2),
         )
 
-    def load_embedder(self, embedder: Embedder, label_names: Sequence[str]) -> None:
-        """Take an embedder's weights, and its classifier where it has one of these labels."""
+    def load_embedder(self, embedder: Embedder, label_names: Sequence[str]) -> bool:
+        """Take an embedder's weights, and its classifier where it has one of these labels.
+
+        Returns:
+            whether it had.
+        """
         if not load_embedder(self.backbone, self.fc, embedder, label_names):
-            return
+            return False
         # All three begin as the classifier of single frames, and learn to pool from there.
         with torch.no_grad():
             self.attention.pred_fc1.load_state_dict(self.fc.state_dict())
             # FAN's sees [frame ; clip]: half of the answer from each.
             self.attention.pred_fc2.weight.copy_(self.fc.weight.repeat(1, 2) / 2)
             self.attention.pred_fc2.bias.copy_(self.fc.bias)
+        return True
 
 
 @dataclass(frozen=True)
@@ -144,17 +149,19 @@ class ClipsRecipe:
         smoothing: of the labels.
         heads_first: share of the steps in which the heads alone learn. Until they see something,
             what they ask of a trained embedder is noise.
-        attention_factor: of the learning rate.
+        attention_factor: of the learning rate, for alpha and beta.
+        classifier_factor: of the learning rate, for the three classifiers.
     """
 
     steps: int
     epoch: int
     batch: int = 24
-    learning_rate: float = 0.002
+    learning_rate: float = 0.003
     smoothing: float = 0.1
     seed: int = 0
     heads_first: float = 0.0
     attention_factor: float = ATTENTION_FACTOR
+    classifier_factor: float = CLASSIFIER_FACTOR
 
 
 def loss_of(scores: Scores, clips: Clips, smoothing: float) -> Tensor:
@@ -193,7 +200,7 @@ def train(
     device = next(model.parameters()).device
     settings = Recipe(recipe.steps, recipe.learning_rate, seed=recipe.seed, ema=0.995)
     attention = recipe.attention_factor
-    factors = {"alpha": attention, "beta": attention, "fc": CLASSIFIER_FACTOR}
+    factors = {"alpha": attention, "beta": attention, "fc": recipe.classifier_factor}
     fit = Fit(model, settings, folder, identity, factors)
 
     def loss_at(step: int) -> Tensor:
