@@ -8,7 +8,7 @@ ONNX Runtime's CPU kernels are fast with unsigned activations and nothing else: 
 Only models that look at frames are quantised; what pools them is too small to gain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +170,26 @@ def to_int8_cpu(source: Path, ranges: Ranges, target: Path) -> None:
     )
     quantiser.quantize_model()
     quantiser.model.topological_sort()
+    spare_others(quantiser.model.model, body)
     save(quantiser.model.model, target)
+
+
+def spare_others(model: ModelProto, body: Sequence[NodeProto]) -> None:
+    """Give what is not of the body, and reads what the body reads, the float tensor again.
+
+    ONNX Runtime's quantiser hands everyone who reads a tensor its quantised twin. Deep-Emotion's
+    window would look at a picture in 8 bits because a convolution looks at it too.
+    """
+    suffix = "_DequantizeLinear_Output"
+    inside = {node.name for node in body}
+    made = {name for node in body for name in node.output}
+    for node in model.graph.node:
+        if node.name in inside or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for place, name in enumerate(node.input):
+            twin = name.removesuffix(suffix)
+            if twin != name and twin not in made:
+                node.input[place] = twin
 
 
 def check_ranges(tensors: Mapping[str, object], ranges: Ranges, source: Path) -> None:

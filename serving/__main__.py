@@ -73,9 +73,9 @@ def serve_embedded(platform: Platform, ports: Ports, command: list[str]) -> int:
         if command:
             return run_beside(server, command)
         print(
-            f"Triton serves platform {platform.name}: gRPC {server.grpc_url}, "
-            f"HTTP {server.http_url}, metrics port {ports.metrics}; log {server.log}. "
-            "Ctrl-C stops it.",
+            f"Triton serves {', '.join(platform.networks)} on platform {platform.name}: "
+            f"gRPC {server.grpc_url}, HTTP {server.http_url}, metrics port {ports.metrics}; "
+            f"log {server.log}. Ctrl-C stops it.",
             flush=True,
         )
         server.wait()
@@ -94,9 +94,9 @@ def remedy(platform: Platform) -> str:
     """Say what builds a platform's missing artefacts."""
     if any("int8" in path.name for path in platform.missing):
         return (
-            "the weights exported last have no measured ranges: `make calibrate DATA=...` measures "
-            "them, PLATFORM=cpu_fp32 serves without, and `make export` alone brings back the "
-            "shipped weights, which have them"
+            "the weights exported last have no measured ranges: `make calibrate DATA=...` with "
+            "their MODEL and CHECKPOINT measures them for another `make export`, PLATFORM=cpu_fp32 "
+            "serves without, and `make export MODEL=all` brings back shipped ones, which have them"
         )
     return "`make export` does it"
 

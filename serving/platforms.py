@@ -27,13 +27,15 @@ class Platform:
     Args:
         name: as in configs/<name>.pbtxt, or "default".
         repository: the folder of models.
-        models: to load: the exported networks' ensembles, and the models that these are made of.
+        networks: the ensembles of what was exported.
+        models: to load: those, and what they are made of.
         backends: the backends those models name, ensembles aside.
         artefacts: the built files that they load.
     """
 
     name: str
     repository: Path
+    networks: tuple[str, ...]
     models: tuple[str, ...]
     backends: frozenset[str]
     artefacts: tuple[Path, ...]
@@ -79,11 +81,13 @@ def read_platform(repository: Path, name: str) -> Platform:
         )
     folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
     configs = {folder.name: read_config(folder, name) for folder in folders}
-    models = composed_of(exported_ensembles(repository, configs), configs)
+    networks = exported_ensembles(repository, configs)
+    models = composed_of(networks, configs)
     leaves = {model: configs[model] for model in models if configs[model].platform != "ensemble"}
     return Platform(
         name,
         repository,
+        tuple(networks),
         tuple(models),
         frozenset(config.backend for config in leaves.values()),
         tuple(

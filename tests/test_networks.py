@@ -288,7 +288,7 @@ def test_picture_that_was_enlarged_by_repeating_pixels_comes_back_to_the_bit(siz
 def test_cells_share_no_pixel_and_weigh_theirs_alike():
     cells = cells_of(48)
     assert ((cells > 0).sum(0) <= 1).all()
-    assert {3, 4} == set((cells > 0).sum(1).tolist())
+    assert ((cells > 0).sum(1) == 4).all()  # of the 4.67 that a cell is wide
     assert torch.allclose(cells.sum(1), torch.ones(48))
 
 
