@@ -62,7 +62,7 @@ demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the em
 	@echo
 	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
 
-export: setup ## Export MODEL=... from CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
+export: setup build/.exported ## Export MODEL=... from CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
 	@$(VENV) -m export $(MODEL_OPTIONS)
 	@touch build/.exported
 
@@ -79,8 +79,7 @@ calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .
 	@$(VENV) -m export.calibrate "$(DATA)" $(MODEL_OPTIONS)
 
 parity: setup build/.exported ## Compare every precision of MODEL=..., on DATA=... (faces); writes docs/precision[-model].md
-	@$(VENV) -m export.parity $(if $(DATA),"$(DATA)") $(MODEL_OPTIONS) \
-	    --output docs/precision$(if $(filter-out fan,$(MODEL)),-$(MODEL)).md
+	@$(VENV) -m export.parity $(if $(DATA),"$(DATA)") $(MODEL_OPTIONS) --output docs
 
 train: .venv/.installed ## Train MODEL=... on DATA=... (INIT= VALIDATION= LABELS= OUT= DEVICE= OPTIONS=); goes on after a kill
 	@[ -n "$(DATA)" ] || { echo "train: DATA= names labelled faces: README.md says in which forms" >&2; exit 1; }

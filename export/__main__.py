@@ -19,7 +19,7 @@ from export.checkpoint import Checkpoint, Source, add_arguments, build, shipped,
 from export.errors import ExportError
 from export.networks import NETWORKS, Part
 from export.profiles import ROOT
-from export.remembered import recall_all, remember
+from export.remembered import forget, recall_all, remember
 from export.repository import LABELS_FILE, install_labels, install_model
 from export.to_int8 import to_int8, to_int8_cpu
 from export.to_onnx import Precision, to_onnx
@@ -27,6 +27,7 @@ from export.to_onnx import Precision, to_onnx
 FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
 INT8_FILENAME = "model_int8.onnx"  # default_model_filename of platform cpu
 ALL = "all"
+SHARED = "score_fusion"  # of several networks
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,6 +135,21 @@ def choose(args: argparse.Namespace) -> list[Source]:
     return [Source(shipped(name), name) for name in NETWORKS if shipped(name).is_file()]
 
 
+def take_off(name: str, repository: Path, build_folder: Path) -> None:
+    """Undo the export of a network: nothing of it is left to serve, or to build plans of."""
+    network = NETWORKS[name]
+    forget(name, build_folder)
+    for ensemble, models in network.ensembles.items():
+        (repository / ensemble / LABELS_FILE).unlink(missing_ok=True)
+        for model in set(models) - {SHARED}:
+            built = [
+                *(repository / model / "1").glob("model*"),
+                *build_folder.glob(f"*/{model}.onnx"),
+            ]
+            for path in built:
+                path.unlink(missing_ok=True)
+
+
 def export_source(source: Source, repository: Path, build_folder: Path) -> None:
     """Export one checkpoint, list what was written, and remember it."""
     checkpoint = source.read()
@@ -151,15 +167,22 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         for source in choose(args):
+            if args.again and not source.path.is_file():
+                # What was exported of it is still there, and other networks do not depend on it.
+                print(
+                    f"export: {source.path} is gone, from which {source.network} was last "
+                    "exported: left as it is; `make export MODEL=all` goes back to the shipped "
+                    "weights alone",
+                    file=sys.stderr,
+                )
+                continue
             export_source(source, args.repository, args.build)
+        if args.model == ALL:
+            for name in NETWORKS:
+                if not shipped(name).is_file():
+                    take_off(name, args.repository, args.build)
     except ExportError as error:
         print(f"export: {error}", file=sys.stderr)
-        if args.again:
-            print(
-                "export: that is what `make export` was last told; `make export MODEL=all` goes "
-                "back to the shipped weights",
-                file=sys.stderr,
-            )
         return 1
     return 0
 

@@ -71,6 +71,8 @@ def quantised_part(checkpoint: Checkpoint) -> Part:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Name what is quantised by a hash: the model's weights, and what it does to pixels."""
     digest = hashlib.sha256(repr(checkpoint.preprocessing).encode())
+    if checkpoint.network != "fan":  # FAN's variants have one embedder
+        digest.update(checkpoint.variant.encode())
     for name in sorted(parameters(quantised_part(checkpoint))):
         digest.update(name.encode())
         digest.update(checkpoint.state[name].numpy().tobytes())

@@ -30,7 +30,7 @@ from export.errors import CheckpointError, ExportError
 from export.networks import NETWORKS, Network, Part
 from export.preprocessing import Color, Preprocessing
 from export.profiles import ROOT
-from export.resnet import ResNet18
+from export.resnet import NUM_FEATURES, ResNet18
 
 # The order in which each data set's authors, or those of its networks, number their emotions.
 LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -85,6 +85,12 @@ class Checkpoint:
             expected = " or ".join(map(repr, network.variants)) if network.variants[0] else "none"
             raise CheckpointError(
                 f"variant is {self.variant!r}; {network.title} has {expected} (--variant)"
+            )
+        size, color = self.preprocessing.size, self.preprocessing.color
+        if size not in network.sizes or color not in network.colors:
+            raise CheckpointError(
+                f"its preprocessing is of size {size} and color {color!r}; {network.title} takes "
+                f"size {' or '.join(map(str, network.sizes))}, color {' or '.join(network.colors)}"
             )
         check_state(self.state, network, self.variant)
         num_classes = len(self.state[network.classifier])
@@ -179,8 +185,10 @@ def check_embedder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"{name_keys(unexpected)}; of another shape {name_keys(misshapen)}"
         )
     taken = list(expected)
-    if all(k in state for k in FRAME_CLASSIFIER):
-        taken += FRAME_CLASSIFIER
+    if all(k in state for k in FRAME_CLASSIFIER) and state["fc.weight"].shape[1:] == (
+        NUM_FEATURES,
+    ):
+        taken += FRAME_CLASSIFIER  # RAN's, of the same name, sees 1024
     for key in taken:
         if not state[key].isfinite().all():
             raise CheckpointError(f"{key} has values that are NaN or infinite")
@@ -451,10 +459,11 @@ def source_of(args: argparse.Namespace) -> Source:
     Raises:
         CheckpointError: where no checkpoint is named, and none is shipped.
     """
-    path = args.checkpoint or shipped(args.model or "fan")
+    name = args.model or "fan"
+    path = args.checkpoint or shipped(name)
     if not args.checkpoint and not path.is_file():
         raise CheckpointError(
-            f"no weights of {NETWORKS[args.model].title} are shipped; name a checkpoint of it with "
+            f"no weights of {NETWORKS[name].title} are shipped; name a checkpoint of it with "
             "CHECKPOINT=<file> (--checkpoint), and its emotions with LABELS= where it does not say"
         )
     return Source(path, args.model, args.labels, args.color, args.variant)

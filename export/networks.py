@@ -17,7 +17,7 @@ from export.dan import Dan, DanAnswer
 from export.dan import rename as rename_dan
 from export.deep_emotion import SIZE, DeepEmotion, DeepEmotionAnswer
 from export.fan import ClipAnswer, FrameAttention, FrameClassifier, FrameEmbedder, Variant
-from export.preprocessing import FRAME_SIZE, Preprocessing
+from export.preprocessing import FRAME_SIZE, SIZES, Color, Preprocessing
 from export.ran import VARIANTS, Ran, RanAnswer
 from export.resnet import NUM_FEATURES
 from export.score_fusion import FusedScores, ScoreFusion
@@ -68,6 +68,8 @@ class Network:
         num_classes: where the configs fix it; None where any will do.
         variants: the first is the default.
         preprocessing: where a checkpoint does not say.
+        sizes: that it can see, in pixels of a side.
+        colors: that it can see.
         rename: a parameter's name in the authors' files -> ours.
     """
 
@@ -79,6 +81,8 @@ class Network:
     num_classes: int | None = None
     variants: tuple[str, ...] = ("",)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    sizes: tuple[int, ...] = SIZES
+    colors: tuple[Color, ...] = ("rgb", "gray")
     rename: Callable[[str], str] = str
 
 
@@ -170,6 +174,7 @@ NETWORKS: dict[str, Network] = {
             "fc.bias",
             {"ran": ("ran_frames", "score_fusion")},
             variants=tuple(VARIANTS),
+            sizes=(FRAME_SIZE,),
         ),
         Network(
             "deep_emotion",
@@ -178,6 +183,8 @@ NETWORKS: dict[str, Network] = {
             "fc2.bias",
             {"deep_emotion": ("deep_emotion_frames", "score_fusion")},
             preprocessing=Preprocessing("gray", (0.5,) * 3, (0.5,) * 3, SIZE),
+            sizes=(SIZE,),
+            colors=("gray",),
         ),
     )
 }

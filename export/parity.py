@@ -297,7 +297,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=ROOT / "build",
         help="folder of the ONNX files (default: build)",
     )
-    parser.add_argument("--output", type=Path, help="file to write as well (default: none)")
+    parser.add_argument(
+        "--output", type=Path, help="file or folder to write as well (default: none)"
+    )
     add_arguments(parser)
     return parser
 
@@ -307,6 +309,11 @@ def main(argv: list[str] | None = None) -> int:
     G_LOGGER.module_severity = G_LOGGER.ERROR
     try:
         last = None if args.checkpoint else recall(args.model or "fan", args.build)
+        if last and (args.labels or args.color or args.variant):
+            raise ExportError(
+                "LABELS, COLOR and VARIANT go with a CHECKPOINT: without one, what was exported "
+                "last is compared, as it was exported"
+            )
         checkpoint = (last or source_of(args)).read()
         faces, source = read_data(args.faces, checkpoint.labels)
         with ExitStack() as stack:
@@ -316,9 +323,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"parity: {error}", file=sys.stderr)
         return 1
     model = f" MODEL={args.model}" if args.model else ""
+    model += f" CHECKPOINT={args.checkpoint.name}" if args.checkpoint else ""
     data = f" DATA={args.faces.name}" if args.faces else ""
     title = NETWORKS[checkpoint.network].title
     text = report(rows, faces, source, f"make parity{model}{data}", title)
+    if args.output and args.output.is_dir():
+        suffix = "" if checkpoint.network == "fan" else f"-{checkpoint.network}"
+        args.output /= f"precision{suffix}.md"
     if args.output:
         args.output.write_text(text)
     print(text)

@@ -38,6 +38,11 @@ def recall_all(build: Path) -> list[Source]:
     return [source for source in sources if source]
 
 
+def forget(network: str, build: Path) -> None:
+    """Take it that a network was never exported."""
+    file_of(network, build).unlink(missing_ok=True)
+
+
 def file_of(network: str, build: Path) -> Path:
     """Where it is written down."""
     return build / "exported" / f"{network}.json"

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -67,7 +68,7 @@ def serve_embedded(platform: Platform, ports: Ports, command: list[str]) -> int:
     if platform.missing:
         raise ServingError(
             f"platform {platform.name} needs {', '.join(map(str, platform.missing))}, "
-            f"not built yet; {remedy(platform)}"
+            f"not built yet; {remedy(platform, platform.missing)}"
         )
     with EmbeddedServer(platform, ports) as server:
         if command:
@@ -90,9 +91,11 @@ def run_beside(server: EmbeddedServer, command: list[str]) -> int:
         raise ServingError(f"{command[0]} cannot be run ({error.strerror})") from error
 
 
-def remedy(platform: Platform) -> str:
+def remedy(platform: Platform, missing: Sequence[Path]) -> str:
     """Say what builds a platform's missing artefacts."""
-    if any("int8" in path.name for path in platform.missing):
+    if platform.needs_tensorrt:
+        return "`make engines` builds it"
+    if any("int8" in path.name for path in missing):
         return (
             "the weights exported last have no measured ranges: `make calibrate DATA=...` with "
             "their MODEL and CHECKPOINT measures them for another `make export`, PLATFORM=cpu_fp32 "
@@ -117,6 +120,12 @@ def main(argv: list[str] | None = None) -> int:
     ports = free_ports() if args.free_ports else fixed
     try:
         platform = read_platform(args.repository.resolve(), args.platform)
+        for ensemble, lacking in platform.left_out.items():
+            print(
+                f"serve: {ensemble} is left out: platform {platform.name} needs "
+                f"{', '.join(map(str, lacking))}, not built yet; {remedy(platform, lacking)}",
+                file=sys.stderr,
+            )
         if platform.needs_tensorrt:
             if args.command:
                 raise ServingError("a command after -- runs beside the embedded server only")

@@ -7,7 +7,7 @@ Read here as Triton reads them, so that a start that must fail fails before it, 
 Only networks that were exported are served: those whose ensemble has its labels.txt.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,9 @@ class Platform:
     Args:
         name: as in configs/<name>.pbtxt, or "default".
         repository: the folder of models.
-        networks: the ensembles of what was exported.
+        networks: the ensembles to offer: of what was exported and is built for this platform.
+        left_out: exported ensembles that are not, and what each lacks, relative to the
+            repository's parent.
         models: to load: those, and what they are made of.
         backends: the backends those models name, ensembles aside.
         artefacts: the built files that they load.
@@ -36,6 +38,7 @@ class Platform:
     name: str
     repository: Path
     networks: tuple[str, ...]
+    left_out: Mapping[str, Sequence[Path]]
     models: tuple[str, ...]
     backends: frozenset[str]
     artefacts: tuple[Path, ...]
@@ -81,19 +84,39 @@ def read_platform(repository: Path, name: str) -> Platform:
         )
     folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
     configs = {folder.name: read_config(folder, name) for folder in folders}
-    networks = exported_ensembles(repository, configs)
+    exported = exported_ensembles(repository, configs)
+    lacking = {
+        ensemble: [
+            path.relative_to(repository.parent)
+            for path in artefacts_of(composed_of([ensemble], configs), configs, repository)
+            if not path.is_file()
+        ]
+        for ensemble in exported
+    }
+    # Where nothing is built, what is missing is told; where something is, that is served.
+    built = [ensemble for ensemble in exported if not lacking[ensemble]]
+    networks = built or exported
     models = composed_of(networks, configs)
-    leaves = {model: configs[model] for model in models if configs[model].platform != "ensemble"}
+    backends = {configs[model].backend for model in models} - {""}
     return Platform(
         name,
         repository,
         tuple(networks),
+        {ensemble: lacking[ensemble] for ensemble in exported if ensemble not in networks},
         tuple(models),
-        frozenset(config.backend for config in leaves.values()),
-        tuple(
-            repository / model / "1" / config.default_model_filename
-            for model, config in leaves.items()
-        ),
+        frozenset(backends),
+        artefacts_of(models, configs, repository),
+    )
+
+
+def artefacts_of(
+    models: Iterable[str], configs: Mapping[str, model_config_pb2.ModelConfig], repository: Path
+) -> tuple[Path, ...]:
+    """Name the built files that models load; an ensemble has none of its own."""
+    return tuple(
+        repository / model / "1" / configs[model].default_model_filename
+        for model in models
+        if configs[model].platform != "ensemble"
     )
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clients.triton import TritonClient
 from export.__main__ import export, main
-from export.checkpoint import LABELS, build, read_checkpoint, write_checkpoint
+from export.checkpoint import LABELS, build, read_checkpoint, read_embedder, write_checkpoint
 from export.deep_emotion import DeepEmotion
 from export.errors import CheckpointError
 from export.networks import NETWORKS
@@ -399,9 +399,9 @@ def test_export_again_repeats_what_was_exported_last(tmp_path, capsys):
         assert (repository / network / "labels.txt").read_text().split()[0] == first
     weights.unlink()
     capsys.readouterr()
-    assert main(["--again", *where]) == 1
+    assert main(["--again", *where]) == 0  # other networks do not depend on it
     said = capsys.readouterr().err
-    assert "mine.pth: no such file" in said
+    assert "mine.pth is gone, from which deep_emotion was last exported: left as it is" in said
     assert "`make export MODEL=all` goes back to the shipped weights" in said
 
 
@@ -420,3 +420,45 @@ def test_makefile_says_which_networks_there_are():
         f"The network: {', '.join([*NETWORKS][:-1])} or {[*NETWORKS][-1]};"
         in (ROOT / "Makefile").read_text()
     )
+
+
+def test_preprocessing_that_a_network_cannot_take_is_refused():
+    with pytest.raises(CheckpointError, match=r"size 48 and color 'rgb'; Deep-Emotion takes"):
+        replace(
+            random_checkpoint(network="deep_emotion"), preprocessing=Preprocessing("rgb", size=48)
+        )
+    with pytest.raises(CheckpointError, match=r"size 112 .*; RAN takes size 224"):
+        replace(random_checkpoint(network="ran"), preprocessing=Preprocessing(size=112))
+
+
+def test_ran_is_no_embedder_with_a_classifier_of_frames(tmp_path):
+    state = dict(random_checkpoint(network="ran").state)
+    torch.save({"state_dict": state}, tmp_path / "ran.pth.tar")
+    assert "fc.weight" not in read_embedder(tmp_path / "ran.pth.tar").state
+
+
+def test_going_back_to_shipped_weights_takes_off_what_has_none(tmp_path):
+    repository, folder = copy_repository(tmp_path / "model_repository"), tmp_path / "build"
+    torch.save(dict(random_checkpoint(network="dan").state), tmp_path / "mine.pth")
+    where = ["--repository", str(repository), "--build", str(folder)]
+    options = ["--checkpoint", str(tmp_path / "mine.pth"), "--labels", "fer2013"]
+    assert main(["--model", "dan", *options, *where]) == 0
+    assert main(["--model", "all", *where]) == 0
+    assert "dan" not in read_platform(repository, "cpu_fp32").networks
+    assert not list((repository / "dan_frames" / "1").glob("model*"))
+    assert not list(folder.glob("*/dan*"))
+    assert (repository / "score_fusion" / "1" / "model.onnx").is_file()
+
+
+def test_network_that_is_not_built_for_a_platform_leaves_the_others_served(tmp_path, shipped):
+    repository = copy_repository(tmp_path / "model_repository")
+    export(shipped, None, repository, tmp_path)
+    export(random_checkpoint(network="deep_emotion"), None, repository, tmp_path)
+    (repository / "fan_embedder" / "1" / "model_int8.onnx").write_bytes(b"stands for INT8")
+    platform = read_platform(repository, "cpu")
+    assert platform.networks == ("fan", "fan_fusion")
+    assert [path.name for path in platform.left_out["deep_emotion"]] == ["model_int8.onnx"]
+    (repository / "fan_embedder" / "1" / "model_int8.onnx").unlink()
+    platform = read_platform(repository, "cpu")
+    assert not platform.left_out
+    assert len(platform.missing) == 2  # and so the start is refused

@@ -24,7 +24,7 @@ from export.checkpoint import (
 )
 from export.errors import CheckpointError, ExportError
 from export.faces import to_face
-from export.preprocessing import Preprocessing
+from export.preprocessing import SIZES, Preprocessing
 from training import clips, crossval, evaluate, measure, run, stills
 from training.__main__ import main
 from training.augment import Variation, mix_up, vary
@@ -307,6 +307,17 @@ def test_deep_emotion_refuses_other_sizes(tmp_path):
         train_network("deep_emotion", dataset(14), None, options(tmp_path))
 
 
+def test_options_that_a_network_has_no_use_for_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="--phases is empty: nothing would be trained of dan"):
+        train_network("dan", dataset(14), None, options(tmp_path, phases=()))
+    embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
+    with pytest.raises(ExportError, match=r"--init .* Deep-Emotion has none"):
+        begun = options(tmp_path, phases=(Phase(48, 1.0),), initial=embedder)
+        train_network("deep_emotion", dataset(14), None, begun)
+    with pytest.raises(ExportError, match="deep_emotion looks at single frames"):
+        evaluate.evaluate(random_checkpoint(network="deep_emotion"), dataset(14), range(1), [2])
+
+
 def test_clips_frames_are_averaged_over_each_clip():
     data = dataset(4, frames_per_clip=3)
     checkpoint = random_checkpoint(network="deep_emotion")
@@ -384,8 +395,9 @@ def test_training_pools_as_the_served_model_does(variant, logits):
         assert torch.allclose(weights[i], answer.weights, atol=1e-6)
 
 
-def test_evaluation_sees_faces_as_the_served_embedder_does():
-    checkpoint = random_checkpoint(preprocessing=Preprocessing("gray", size=112))
+@pytest.mark.parametrize("size", SIZES)
+def test_evaluation_sees_faces_as_the_served_embedder_does(size):
+    checkpoint = random_checkpoint(preprocessing=Preprocessing("gray", size=size))
     images, _ = pictures(3)
     frames = torch.from_numpy(np.stack([to_face(image) for image in images]))
     served = build(checkpoint)["fan_embedder"].module.normaliser(frames)

@@ -99,6 +99,11 @@ def evaluate(
     probabilities = score_dataset(checkpoint, data)
     plain = {name: measure(values, labels) for name, values in probabilities.items()}
     if checkpoint.network != "fan":
+        if lengths or embedder is not None:
+            raise TrainingError(
+                "--lengths and --embedder are of FAN's clips; "
+                f"{checkpoint.network} looks at single frames"
+            )
         return Report(SYSTEMS[0], plain, (), (), {})  # it has score fusion and no other
     if not data.is_stills:
         return Report(served, plain, (), (), {})

@@ -119,7 +119,16 @@ def train_network(
 
     Args:
         name: one of STILL_NETWORKS.
+
+    Raises:
+        TrainingError: for options that the network has no use for.
     """
+    if not options.phases:
+        raise TrainingError(f"--phases is empty: nothing would be trained of {name}")
+    if name == "deep_emotion":
+        if options.initial is not None:
+            raise TrainingError("--init (INIT=...) is a ResNet-18; Deep-Emotion has none")
+        options = replace(options, size=SIZE)
     torch.manual_seed(options.seed)
     network: Dan | DeepEmotion
     if name == "deep_emotion":
