@@ -119,10 +119,9 @@ def test_networks_that_were_not_exported_are_not_offered(tmp_path, ask):
         (repository / "ran_frames" / "1" / "model.onnx").unlink(missing_ok=True)
     with EmbeddedServer(read_platform(repository, "default")) as server:
         listed = ask("--list-models", url=server.grpc_url).stdout
-        with pytest.raises(
-            ModelMissing, match="does not offer 'ran'; it offers dan, fan; to add it"
-        ):
+        with pytest.raises(ModelMissing, match="does not offer 'ran'; it offers dan, fan; ") as e:
             TritonClient(server.grpc_url, "ran").__enter__()
+    assert "run `make export MODEL=ran CHECKPOINT=<file>` and start `make serve` again" in str(e)
     assert [line.split(":")[0] for line in listed.splitlines()] == ["dan", "fan"]
 
 

@@ -297,9 +297,8 @@ def test_server_that_is_down_is_told_in_one_line(predict, sample):
 
 
 def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):
-    line = one_line(predict(sample, "--model", "ran"))
-    assert "does not offer 'ran'; it offers fan; to add it, run" in line
-    assert "`make export MODEL=ran CHECKPOINT=<file>` and start `make serve` again" in line
+    line = one_line(predict(sample, "--model", "poster"))
+    assert "does not offer 'poster'; it offers dan, deep_emotion, fan, fan_fusion, ran" in line
 
 
 def test_model_of_another_contract_is_told_in_one_line(predict, sample):

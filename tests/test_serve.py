@@ -57,7 +57,7 @@ def test_int8_without_ranges_says_what_to_do(tmp_path, capsys):
     assert "model_int8.onnx" in error
     assert "make calibrate DATA=" in error
     assert "PLATFORM=cpu_fp32" in error
-    assert "`make export` alone brings back the shipped weights" in error
+    assert "`make export MODEL=all` brings back shipped ones" in error
 
 
 def test_port_in_use_is_refused_before_the_start(repository, capsys):
