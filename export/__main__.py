@@ -127,8 +127,8 @@ def choose(args: argparse.Namespace) -> list[Source]:
         return [source_of(args)]
     if args.checkpoint or args.labels or args.color or args.variant:
         raise ExportError(
-            "all the networks that there are weights of: name one of them (MODEL=, --model) with a "
-            "checkpoint, labels, colour or variant of its own"
+            "--model all and --again export each network as it is; a checkpoint, labels, color or "
+            "variant goes with the name of one (MODEL=, --model)"
         )
     if args.again:
         return recall_all(args.build)

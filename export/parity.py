@@ -89,7 +89,8 @@ def models_of(checkpoint: Checkpoint) -> tuple[Part, Part | None]:
     """Find the model that looks at frames, and the one that pools its features, if it gives any."""
     parts = build(checkpoint)
     (frames,) = (part for part in parts.values() if part.tensor == "frames")
-    return frames, parts.get("fan_attention")
+    pooling = (p for p in parts.values() if p.tensor in frames.outputs and "logits" in p.outputs)
+    return frames, next(pooling, None)
 
 
 def run_torch(part: Part) -> Run:

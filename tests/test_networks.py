@@ -16,6 +16,7 @@ from conftest import OTHERS, ROOT, copy_repository, faces, random_checkpoint
 from onnx_graph import Graph
 from PIL import Image
 
+from clients.outlines import REGIONS_OF
 from clients.triton import TritonClient
 from export.__main__ import export, main
 from export.checkpoint import LABELS, build, read_checkpoint, read_embedder, write_checkpoint
@@ -151,6 +152,12 @@ def test_ran_has_its_authors_regions(oracles):
     oracle = np.load(oracles / "ran.npz")
     np.testing.assert_allclose(BOXES, oracle["boxes"])
     assert VARIANTS["regions6"] == tuple(BOXES[i] for i in oracle["six_of_eight"])
+
+
+def test_clients_draw_the_regions_that_the_graph_cuts():
+    # Two rooms that share no Python; a client learns of RAN's weights only how many there are.
+    for variant, boxes in VARIANTS.items():
+        np.testing.assert_allclose(REGIONS_OF[int(variant.removeprefix("regions"))], boxes)
 
 
 def test_ran_cuts_regions_as_pil_does(read):

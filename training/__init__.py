@@ -2,7 +2,7 @@
 
     pictures with labels  ->  data.py  ->  Dataset, of stills or clips
     stills  ->  stills.py  ->  embedder.pth.tar       stage one: the frame embedder
-    clips   ->  clips.py   ->  fan.safetensors        stage two: FAN, end to end
+    clips   ->  clips.py   ->  fan.safetensors        stage two: FAN
     fan.safetensors + pictures  ->  evaluate.py  ->  report.md, confusion.png
 
 `python -m training` runs the stages (run.py), `python -m training.evaluate` measures, and

@@ -1,4 +1,4 @@
-"""Train a network on labelled faces: FAN's frame embedder on stills, then all of it on clips.
+"""Train a network on labelled faces: FAN's frame embedder on stills, then FAN on clips.
 
     DATA  ->  OUT/stills/embedder.pth.tar  ->  OUT/fan.safetensors
     DATA  ->  OUT/<model>.safetensors          DAN and Deep-Emotion: on stills alone

@@ -1,8 +1,9 @@
-"""Stage two: FAN end to end on clips, from an embedder of stage one.
+"""Stage two: FAN on clips, from an embedder of stage one.
 
     faces (B, K, C, H, W)  ->  ClipClassifier  ->  Scores of the paper's three systems
     train                  ->  a Checkpoint that `python -m export` takes
 
+On real clips all of it learns, end to end; on clips made of stills the attention alone (`run.py`).
 The three systems of the paper's table stand on one embedder and are trained together, so that they
 differ in how they pool frames and in nothing else: score fusion (`fc`, every frame on its own),
 self-attention (`alpha`, `pred_fc1`) and full FAN (`alpha`, `beta`, `pred_fc2`).

@@ -104,7 +104,7 @@ def train_stills(data: Dataset, validation: Dataset | None, options: Options) ->
     model = StillClassifier(len(data.label_names))
     if options.initial is not None:
         model.load_embedder(options.initial, data.label_names)
-    weights = fit_stills(model, data, validation, options, options.out / "stills", options.size)
+    weights = fit_stills(model, data, validation, options, "stills")
     embedder = stills.as_embedder(weights, data.label_names)
     path = options.out / "stills" / "embedder.pth.tar"
     stills.write_embedder(embedder, path)
@@ -128,22 +128,21 @@ def train_network(
     if name == "deep_emotion":
         if options.initial is not None:
             raise TrainingError("--init (INIT=...) is a ResNet-18; Deep-Emotion has none")
-        options = replace(options, size=SIZE)
-    torch.manual_seed(options.seed)
-    network: Dan | DeepEmotion
-    if name == "deep_emotion":
         if any(phase.size != SIZE for phase in options.phases):
             raise TrainingError(
                 f"--phases {', '.join(str(p.size) for p in options.phases)} pixels: Deep-Emotion "
                 f"sees {SIZE} and nothing else; expected {SIZE}x<epochs>"
             )
+        options = replace(options, size=SIZE)
+    torch.manual_seed(options.seed)
+    network: Dan | DeepEmotion
+    if name == "deep_emotion":
         network = DeepEmotion(len(data.label_names), NETWORKS[name].preprocessing)
     else:
         network = Dan(len(data.label_names), preprocessing_of(data, options))
         if options.initial is not None:
             load_state(network.backbone, embedder_weights(options.initial.state))
-    size = network.normaliser.preprocessing.size
-    weights = fit_stills(StillNetwork(network), data, validation, options, options.out / name, size)
+    weights = fit_stills(StillNetwork(network), data, validation, options, name)
     renamed = {
         k.removeprefix("network.").removeprefix("backbone."): v.float().cpu()
         for k, v in weights.items()
@@ -161,26 +160,21 @@ def fit_stills(
     data: Dataset,
     validation: Dataset | None,
     options: Options,
-    folder: Path,
-    size: int,
+    folder: str,
 ) -> dict[str, Tensor]:
-    """Train on stills; every frame of a clip is a still of its clip's label.
-
-    Args:
-        size: pixels of a side that the network will see when it is served.
-    """
+    """Train on stills; every frame of a clip is a still of its clip's label."""
     variation = Variation().scaled(options.vary)
     recipe = StillsRecipe(options.phases, mix=options.mix, variation=variation, seed=options.seed)
     held_out = None
     if validation is not None:
-        held_out = (validation.frames, validation.frame_labels(), size)
+        held_out = (validation.frames, validation.frame_labels(), options.size)
     return stills.train(
         place(model, data.frames.device),
         len(data.label_names),
         data.frames,
         data.frame_labels(),
         recipe,
-        folder,
+        options.out / folder,
         identity(data, options, options.initial, recipe),
         held_out,
     )
