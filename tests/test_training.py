@@ -11,6 +11,7 @@ import torch
 from conftest import ffmpeg, random_checkpoint
 from PIL import Image
 
+import training.attention
 import training.loop
 import training.options
 from export.checkpoint import (
@@ -139,6 +140,29 @@ def test_stage_two_killed_ends_with_the_weights_it_would_have_had(tmp_path, monk
         seen = []
         monkeypatch.setattr(run, "make_clips", make_until)
         return train_clips(data, None, None, options(folder))
+
+    whole = start(tmp_path / "whole")
+    with pytest.raises(Killed):
+        start(tmp_path / "killed", killed_at=4)
+    assert same(whole, start(tmp_path / "killed"))
+
+
+def test_attention_killed_ends_with_the_weights_it_would_have_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(training.loop, "LOG_STEPS", 1)
+    monkeypatch.setattr(training.attention, "BATCH", 24)
+    embedder = as_embedder(StillClassifier(7).state_dict(), FER2013)
+
+    def start(folder, killed_at=None):
+        def loss_until(*arguments):
+            if len(seen) == killed_at:
+                raise Killed
+            seen.append(1)
+            return clips.loss_of(*arguments)
+
+        seen = []
+        monkeypatch.setattr(training.attention, "loss_of", loss_until)
+        return train_clips(dataset(28), None, embedder, options(folder))
 
     whole = start(tmp_path / "whole")
     with pytest.raises(Killed):
@@ -365,7 +389,7 @@ def test_heads_learn_first(tmp_path):
     model.load_embedder(embedder, FER2013)
     recipe = ClipsRecipe(3, 1, batch=4, heads_first=1.0)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    clips.train(model, run.clip_source(data, recipe, 56), recipe, tmp_path, {})
+    clips.train(model, run.clip_source(data, 4, options(tmp_path)), recipe, tmp_path, {})
     changed = {name for name, v in model.named_parameters() if not torch.equal(v, before[name])}
     assert "attention.alpha.0.weight" in changed
     assert not any(name.startswith("backbone.") for name in changed)

@@ -3,7 +3,7 @@
     faces (B, K, C, H, W)  ->  ClipClassifier  ->  Scores of the paper's three systems
     train                  ->  a Checkpoint that `python -m export` takes
 
-On real clips all of it learns, end to end; on clips made of stills the attention alone (`run.py`).
+All of it learns, end to end; `attention.py` has what learns from clips made of known stills.
 The three systems of the paper's table stand on one embedder and are trained together, so that they
 differ in how they pool frames and in nothing else: score fusion (`fc`, every frame on its own),
 self-attention (`alpha`, `pred_fc1`) and full FAN (`alpha`, `beta`, `pred_fc2`).
@@ -133,8 +133,8 @@ class ClipClassifier(nn.Module):
         # All three begin as the classifier of single frames, and learn to pool from there.
         with torch.no_grad():
             self.attention.pred_fc1.load_state_dict(self.fc.state_dict())
-            # FAN's sees [frame ; clip]: half of the answer from each.
-            self.attention.pred_fc2.weight.copy_(self.fc.weight.repeat(1, 2) / 2)
+            # FAN's sees [frame ; clip]: it begins with the frames, as it weighs them.
+            self.attention.pred_fc2.weight.copy_(F.pad(self.fc.weight, (0, NUM_FEATURES)))
             self.attention.pred_fc2.bias.copy_(self.fc.bias)
         return True
 
@@ -151,7 +151,6 @@ class ClipsRecipe:
         heads_first: share of the steps in which the heads alone learn. Until they see something,
             what they ask of a trained embedder is noise.
         attention_factor: of the learning rate, for alpha and beta.
-        classifier_factor: of the learning rate, for the three classifiers.
     """
 
     steps: int
@@ -162,19 +161,20 @@ class ClipsRecipe:
     seed: int = 0
     heads_first: float = 0.0
     attention_factor: float = ATTENTION_FACTOR
-    classifier_factor: float = CLASSIFIER_FACTOR
 
 
-def loss_of(scores: Scores, clips: Clips, smoothing: float) -> Tensor:
-    """Weigh the three systems' cross-entropies; every frame of a clip has the clip's label."""
+def loss_of(scores: Scores, labels: Tensor, kinds: Tensor, smoothing: float) -> Tensor:
+    """Weigh the three systems' cross-entropies; every frame of a clip has the clip's label.
+
+    Args:
+        labels: (B,), and kinds (B, K), as in Clips.
+    """
     frames = scores.frame_logits.flatten(0, 1)
-    each = clips.labels.repeat_interleave(scores.frame_logits.shape[1])
-    loss = RELATION_SHARE * F.cross_entropy(scores.logits, clips.labels, label_smoothing=smoothing)
-    loss += SELF_SHARE * F.cross_entropy(
-        scores.self_logits, clips.labels, label_smoothing=smoothing
-    )
+    each = labels.repeat_interleave(scores.frame_logits.shape[1])
+    loss = RELATION_SHARE * F.cross_entropy(scores.logits, labels, label_smoothing=smoothing)
+    loss += SELF_SHARE * F.cross_entropy(scores.self_logits, labels, label_smoothing=smoothing)
     loss += FUSION_SHARE * F.cross_entropy(frames, each, label_smoothing=smoothing)
-    clear = clips.kinds == CLEAR
+    clear = kinds == CLEAR
     if not clear.all():
         for weights in (scores.weights, scores.self_weights):
             loss -= CLEAR_SHARE * (weights * clear).sum(1).clamp(min=1e-6).log().mean()
@@ -201,7 +201,7 @@ def train(
     device = next(model.parameters()).device
     settings = Recipe(recipe.steps, recipe.learning_rate, seed=recipe.seed, ema=0.995)
     attention = recipe.attention_factor
-    factors = {"alpha": attention, "beta": attention, "fc": recipe.classifier_factor}
+    factors = {"alpha": attention, "beta": attention, "fc": CLASSIFIER_FACTOR}
     fit = Fit(model, settings, folder, identity, factors)
 
     def loss_at(step: int) -> Tensor:
@@ -210,7 +210,7 @@ def train(
         with torch.set_grad_enabled(step >= recipe.heads_first * recipe.steps):
             features = model.embed(clips.faces.flatten(0, 1))
         scores = model.pool(features.unflatten(0, clips.faces.shape[:2]))
-        return loss_of(scores, clips, recipe.smoothing)
+        return loss_of(scores, clips.labels, clips.kinds, recipe.smoothing)
 
     def figures_at(step: int) -> dict[str, float]:
         if each_epoch and step % recipe.epoch == 0:

@@ -1,6 +1,6 @@
 """The loop that both stages of training share.
 
-    step number -> loss -> SGD -> exponential moving average -> saved state, log.csv
+    step number -> loss -> SGD or Adam -> exponential moving average -> saved state, log.csv
 
 All that a step draws comes from `generator(seed, step)`, so a run that was killed goes on from its
 last saved state to the weights it would have had: to the bit on a CPU with as many threads, and on
@@ -35,7 +35,7 @@ M = TypeVar("M", bound=nn.Module)
 # next row of the log.
 SAVE_SECONDS = 120.0
 LOG_STEPS = 50  # a row of log.csv is the mean of so many
-RECIPE_VERSION = 3  # changes with any code that changes what a run ends with
+RECIPE_VERSION = 4  # changes with any code that changes what a run ends with
 WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -49,6 +49,7 @@ class Recipe:
         rise: share of the steps in which the learning rate rises.
         ema: decay of the weights' moving average, a step.
         seed: of all that is drawn.
+        adam: rather than SGD with momentum.
     """
 
     steps: int
@@ -58,6 +59,7 @@ class Recipe:
     rise: float = 0.05
     ema: float = 0.999
     seed: int = 0
+    adam: bool = False
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, from 0."""
@@ -158,9 +160,14 @@ class Fit:
         self.average = {
             k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()
         }
-        self.optimizer = torch.optim.SGD(
-            self.groups(factors), lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
-        )
+        groups = self.groups(factors)
+        self.optimizer: torch.optim.Optimizer
+        if recipe.adam:
+            self.optimizer = torch.optim.Adam(groups, lr=0.0, fused=True)
+        else:
+            self.optimizer = torch.optim.SGD(
+                groups, lr=0.0, momentum=recipe.momentum, nesterov=True, fused=True
+            )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=half.fast_dtype is torch.float16
         )

@@ -104,6 +104,7 @@ class StillsRecipe:
         smoothing: of the labels.
         mix: strength of mixup.
         variation: of the pictures.
+        adam: rather than SGD with momentum.
     """
 
     phases: tuple[Phase, ...]
@@ -113,6 +114,7 @@ class StillsRecipe:
     mix: float = 0.2
     variation: Variation = Variation()  # noqa: RUF009 (frozen)
     seed: int = 0
+    adam: bool = False
 
     def steps(self, num_pictures: int) -> list[int]:
         """The steps of each phase."""
@@ -161,7 +163,7 @@ def train(
     one_hot = F.one_hot(labels, num_classes).float()
     fit = Fit(
         model,
-        Recipe(sum(recipe.steps(num)), recipe.learning_rate, seed=recipe.seed),
+        Recipe(sum(recipe.steps(num)), recipe.learning_rate, seed=recipe.seed, adam=recipe.adam),
         folder,
         identity,
     )
