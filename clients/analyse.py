@@ -2,8 +2,8 @@
 
     read_frames -> detect -> follow -> align -> ClipStream -> Result
 
-Decoding runs ahead in a thread, and a long clip's chunks are on their way to the server while
-later frames are still being decoded.
+Decoding runs ahead in a thread, several frames are searched for faces at once, and a long clip's
+chunks are on their way to the server while later frames are still being decoded.
 """
 
 import logging
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clients.errors import NoFaceFound
-from clients.faces import FaceDetector, FaceFollower, align
+from clients.faces import DetectorPool, Face, FaceFollower, align
 from clients.result import Result, Sighting
 from clients.triton import ClipAnswer, ClipStream, TritonClient
 from clients.video import Frame, prefetch, read_frames, read_info
@@ -52,11 +52,11 @@ def analyse(
     info = read_info(path)
     logger.info("%s: %s", path, info)
     total = info.num_sampled(sampling.fps, sampling.max_frames)
-    detector = FaceDetector()
     frames = prefetch(read_frames(path, sampling.fps, sampling.max_frames))
     shown = tqdm(frames, total=total, unit="frame", desc=path.name, disable=not progress)
-    with closing(frames), ClipStream(client) as stream:
-        sightings = tuple(send_faces(shown, detector, stream))
+    with ClipStream(client) as stream:
+        with closing(frames), DetectorPool() as detectors:
+            sightings = tuple(send_faces(detectors.detect_all(shown), stream))
         num_faces = sum(sighting.box is not None for sighting in sightings)
         logger.info("%d frames looked at, %d with a face", len(sightings), num_faces)
         if not num_faces:
@@ -66,12 +66,12 @@ def analyse(
 
 
 def send_faces(
-    frames: Iterable[Frame], detector: FaceDetector, stream: ClipStream
+    detected: Iterable[tuple[Frame, list[Face]]], stream: ClipStream
 ) -> Iterable[Sighting]:
     """Send the followed face of every frame that has it; say where it was, frame by frame."""
     follower = FaceFollower()
-    for frame in frames:
-        face = follower.follow(detector.detect(frame.image), frame.pts_seconds)
+    for frame, faces in detected:
+        face = follower.follow(faces, frame.pts_seconds)
         if face is None:
             yield Sighting(frame.index, frame.pts_seconds)
         else:

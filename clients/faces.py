@@ -2,23 +2,31 @@
 
     Frame  ->  FaceDetector  ->  Face, ...  ->  FaceFollower  ->  Face  ->  align  ->  (224, 224, 3)
 
-Comes after `clients.video`, before `clients.triton`.
+Comes after `clients.video`, before `clients.triton`. `DetectorPool` looks at several frames of a
+video at once.
 """
 
 import importlib.util
-from collections.abc import Sequence
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
 
 from clients.errors import FerError
+from clients.video import Frame
 
 FACE_SIZE = 224  # pixels, height and width of an aligned crop
 DETECTOR_SIDE = 480  # pixels, the longer side of what the detector sees
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3  # of two boxes (intersection over union) that are two faces
+MAX_DETECTORS = 4  # at work side by side, each with a network of its own
 LOST_SECONDS = 1.0  # after so long without the followed face, the largest is followed
 
 # Where a face sits in the pictures the shipped weights learnt from (FER2013), as fractions of
@@ -113,6 +121,53 @@ def read_faces(
         )
         for i in np.asarray(kept).reshape(-1)
     ]
+
+
+class DetectorPool:
+    """Detectors that look at neighbouring frames side by side: one frame a core.
+
+        with DetectorPool() as detectors:
+            for frame, faces in detectors.detect_all(frames):
+
+    A frame's faces depend on that frame alone, so the answer is that of one detector.
+
+    Args:
+        size: how many; default: one for each core, up to MAX_DETECTORS.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size or min(MAX_DETECTORS, len(os.sched_getaffinity(0)))
+        self.local = threading.local()
+
+    def __enter__(self) -> Self:
+        self.workers = ThreadPoolExecutor(self.size, thread_name_prefix="detector")
+        self.num_threads = cv2.getNumThreads()
+        # A network's layers are small: shared between cores, they wait for each other at every one.
+        cv2.setNumThreads(1)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.workers.shutdown(cancel_futures=True)
+        cv2.setNumThreads(self.num_threads)
+
+    def detect_all(
+        self, frames: Iterable[Frame]
+    ) -> Generator[tuple[Frame, list[Face]], None, None]:
+        """Find the faces of every frame, in the order of the frames; few are held at a time."""
+        pending: deque[tuple[Frame, Future[list[Face]]]] = deque()
+        for frame in frames:
+            pending.append((frame, self.workers.submit(self.detect, frame.image)))
+            if len(pending) > self.size:  # one more than can be at work, so that none waits
+                oldest, faces = pending.popleft()
+                yield oldest, faces.result()
+        for frame, faces in pending:
+            yield frame, faces.result()
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Find the faces of an image (H, W, 3) uint8, RGB, by the detector of this thread."""
+        if not hasattr(self.local, "detector"):
+            self.local.detector = FaceDetector()
+        return self.local.detector.detect(image)
 
 
 class FaceFollower:

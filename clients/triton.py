@@ -417,6 +417,14 @@ class ClipStream:
         self.send_pending()
         logger.info("pooling %d chunks", len(self.chunks))
         chunks = [chunk.result() for chunk in self.chunks]
-        return self.client.pool(
-            {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        )
+        self.chunks.clear()
+        return self.client.pool(join(chunks))
+
+
+def join(chunks: list[Tensors]) -> Tensors:
+    """Join what was given of a clip's chunks, and empty the chunks.
+
+    An hour's features are 74 MB, and a request of them holds several copies: none is kept longer.
+    """
+    names = tuple(chunks[0])
+    return {name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in names}
