@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo export engines check-engines calibrate parity train evaluate crossval serve test lint lock clean
+.PHONY: help setup demo export engines check-engines calibrate parity train evaluate crossval bench bench-pipeline bench-peers bench-quick serve test lint lock clean
 
 # The Python that makes the environments: 3.11 to 3.13, for which the embedded server has stubs.
 PYTHON ?= python3
@@ -31,6 +31,12 @@ VALIDATION ?=
 OUT ?=
 DEVICE ?=
 OPTIONS ?=
+# A running Triton's gRPC address, to measure instead of the embedded server.
+URL ?=
+# For bench-quick: an earlier quick.json; by default the newest.
+AGAINST ?=
+# The video that is measured with; by default the demo's sample.
+VIDEO ?= build/demo/sample.mp4
 
 MODEL_OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
     $(if $(LABELS),--labels "$(LABELS)") $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
@@ -52,7 +58,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export ORT_DISABLE_TELEMETRY := 1
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed .venv-server/.installed ## Create the two environments, from pinned packages
 
@@ -95,11 +101,23 @@ crossval: .venv/.installed ## Train and measure ten FANs on DATA=..., CK+ say, b
 	@[ -n "$(DATA)" ] || { echo "crossval: DATA= names labelled clips: README.md says in which forms" >&2; exit 1; }
 	@$(KEEP_MEMORY) $(VENV) -m training.crossval "$(DATA)" $(RUN_OPTIONS) $(if $(INIT),--init "$(INIT)") $(OPTIONS)
 
+bench: setup build/.exported build/perf_analyzer/.installed ## Load the embedded server, or the Triton at URL=host:8001, with perf_analyzer (OPTIONS=)
+	@$(VENV) -m benchmarks.load $(if $(URL),--url "$(URL)") $(OPTIONS)
+
+bench-quick: setup build/.exported ## Two minutes for a pull request: ratios now, and before (AGAINST=.../quick.json OPTIONS=)
+	@$(VENV) -m benchmarks.quick $(if $(AGAINST),--against "$(AGAINST)") $(OPTIONS)
+
+bench-pipeline: setup build/.exported $(DEMO)/sample.mp4 ## Measure predict.py's path on VIDEO=... stage by stage, and its memory (OPTIONS=)
+	@$(VENV) -m benchmarks.pipeline "$(VIDEO)" $(OPTIONS)
+
+bench-peers: setup build/.exported .venv-peers/.installed ## Compare PyTorch, ONNX Runtime, OpenVINO, FastAPI, LitServe and Triton here (OPTIONS=)
+	@$(VENV) -m benchmarks.peers $(OPTIONS)
+
 serve: setup build/.exported ## Serve PLATFORM=... on loopback (HTTP_PORT= GRPC_PORT= METRICS_PORT=) until Ctrl-C
 	@$(VENV) -m serving --platform "$(PLATFORM)" --release "$(TRITON_RELEASE)" \
 	    --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
-test: setup build/.exported $(BINDINGS:%=build/bindings/%/.installed) ## Run every test, a real Triton included
+test: setup build/.exported build/perf_analyzer/.installed $(BINDINGS:%=build/bindings/%/.installed) ## Run every test, a real Triton included
 	$(VENV) -m pytest
 
 lint: .venv/.installed ## Check format, style and types
@@ -107,7 +125,7 @@ lint: .venv/.installed ## Check format, style and types
 	$(VENV) -m ruff check .
 	$(VENV) -m mypy clients export serving training benchmarks
 
-lock: ## Resolve pyproject.toml and requirements/server.in into pinned packages
+lock: ## Resolve pyproject.toml and requirements/*.in into pinned packages
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock/project
 	build/lock/project/bin/pip install -q "setuptools>=77" ".[pictures,export,test]"
@@ -116,9 +134,12 @@ lock: ## Resolve pyproject.toml and requirements/server.in into pinned packages
 	$(PYTHON) -m venv build/lock/server
 	build/lock/server/bin/pip install -q -r requirements/server.in
 	build/lock/server/bin/pip freeze > requirements/server.txt
+	$(PYTHON) -m venv build/lock/peers
+	build/lock/peers/bin/pip install -q -r requirements/peers.in
+	build/lock/peers/bin/pip freeze --exclude openvino-telemetry > requirements/peers.txt
 
 clean: ## Remove what was built: environments, models, demo
-	rm -rf .venv .venv-server build model_repository/*/labels.txt
+	rm -rf .venv .venv-server .venv-peers build model_repository/*/labels.txt
 	find model_repository -path '*/1/*' -type f ! -name .gitkeep -delete
 
 # What `make export` was last told, or the shipped weights, whenever the code or they change.
@@ -138,6 +159,14 @@ $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# perf_analyzer: of the last release that runs on glibc 2.34, and the two libraries it misses there.
+build/perf_analyzer/.installed: .venv-server/.installed | .venv/.installed
+	.venv/bin/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(@D) tritonclient==2.51.0
+	mkdir -p $(@D)/lib
+	cp .venv-server/lib/python3.*/site-packages/nvidia_pytriton.libs/libb64-*.so.0d $(@D)/lib/libb64.so.0d
+	cp .venv-server/lib/python3.*/site-packages/nvidia_pytriton.libs/libcudart-*.so.12* $(@D)/lib/libcudart.so.12
+	@touch $@
+
 build/bindings/%/.installed: | .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(@D) tensorrt-cu13-bindings==$*
 	@touch $@
@@ -145,4 +174,10 @@ build/bindings/%/.installed: | .venv/.installed
 .venv-server/.installed: requirements/server.txt
 	$(PYTHON) -m venv --clear .venv-server
 	.venv-server/bin/pip install -q --disable-pip-version-check -r requirements/server.txt
+	@touch $@
+
+# No dependencies beside the pinned: OpenVINO's would send events away, and is not needed.
+.venv-peers/.installed: requirements/peers.txt
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers.txt
 	@touch $@

@@ -1,0 +1,283 @@
+"""How fast a server answers, where the time goes, and when it has had enough.
+
+    make bench                       the embedded server here, its CPU platforms
+    make bench URL=host:8001         any Triton
+
+perf_analyzer drives the ensembles over concurrencies, clip lengths, protocols and arrivals at
+random. Writes `load.md`, pictures and perf_analyzer's CSVs into
+benchmarks/results/<date>-<commit>-<host>/.
+"""
+
+import argparse
+import io
+import statistics
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+from benchmarks.perf_analyzer import Load, Measured, PerfAnalyzer, SharedMemoryRefused
+from benchmarks.results import results_folder, write_report
+from clients.errors import FerError
+from clients.triton import list_networks
+from export.errors import ExportError
+from export.files import write_whole
+from serving import ROOT, ServingError
+from serving.embedded import EmbeddedServer
+from serving.platforms import read_platform
+
+matplotlib.use("Agg")  # no display needed
+
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+PLATFORMS = ("cpu", "cpu_fp32")
+CLIP = (16,)  # frames: a second and a half of video, at predict.py's 10 a second
+CONCURRENCIES = (1, 2, 4, 8, 16)
+# An ensemble takes up to 128 frames; a longer clip goes in chunks to its first model, and so at the
+# pace of the longest of these.
+LENGTHS = (1, 4, 16, 64, 128)
+SHORT_MIX = (3, 5, 8, 12, 16, 24, 6, 10)  # frames of clips that come together
+LONG = (64,)
+# Of what a closed loop reached: up to the knee, and past it.
+ARRIVALS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
+REPEATS = 4
+MODEL_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to measure.
+
+    Args:
+        name: platform, or address.
+        grpc_url: host:port.
+        http_url: host:port.
+    """
+
+    name: str
+    grpc_url: str
+    http_url: str
+
+
+def measure(server: Server, folder: Path, window_s: float) -> str:
+    """Measure one server; give its part of the report.
+
+    Args:
+        folder: CSVs and pictures go into `folder`/<name of the server>.
+    """
+    out = folder / server.name.replace(":", "_")
+    analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, window_s)
+
+    def run(name: str, load: Load) -> Measured:
+        print(f"{server.name}: {name}", file=sys.stderr, flush=True)
+        return analyzer.run(name, load)
+
+    base = [run(f"base-{i + 1}", Load(frames=CLIP)) for i in range(REPEATS // 2)]
+    over = [run(f"concurrency-{c}", Load(frames=CLIP, concurrency=c)) for c in CONCURRENCIES]
+    lengths = [run(f"frames-{n}", Load(frames=(n,), concurrency=4)) for n in LENGTHS]
+    mix = run("mix-8", Load(frames=SHORT_MIX, concurrency=8))
+    long = run("long-8", Load(frames=LONG, concurrency=8))
+    protocols = list(over_protocols(run))
+    capacity = max(each.clips_per_s for each in over)
+    arrivals = [
+        run(f"poisson-{share:g}", Load(frames=CLIP, concurrency=None, rate=share * capacity))
+        for share in ARRIVALS
+    ]
+    networks = [
+        run(f"network-{contract.model}", Load(contract.model, CLIP))
+        for contract in list_networks(server.grpc_url, 60.0)
+        if contract.model != "fan"
+    ]
+    base += [run(f"base-{i + 1}", Load(frames=CLIP)) for i in range(REPEATS // 2, REPEATS)]
+    draw(out / "concurrency.png", over, "clips in flight", lambda m: m.load.concurrency or 0)
+    draw(out / "arrivals.png", arrivals, "clips/s that arrive", lambda m: m.load.rate or 0)
+    draw_spent(out / "spent.png", over)
+    sections = [
+        f"## {server.name}",
+        noise(base),
+        "### Clips in flight\n\nClips of 16 frames, gRPC, closed loop.",
+        table(over, "in flight", lambda m: str(m.load.concurrency)),
+        f"![throughput and latency]({out.name}/concurrency.png)",
+        "### Frames a clip\n\nFour clips in flight; a mix of short clips, and 64 frames, eight.",
+        table([*lengths, mix, long], "frames", describe_frames),
+        f"Mix to 64 frames, in frames/s: {mix.frames_per_s / long.frames_per_s:.2f}.",
+        "### Protocols\n\nClips of 16 frames, two in flight.",
+        *protocols,
+        "### Where the time goes\n\nMilliseconds a request; frames a run of the model.",
+        spent_table(over),
+        f"![parts]({out.name}/spent.png)",
+        "### Arrivals at random\n\nOpen loop, Poisson: clips of 16 frames arrive whether the "
+        f"server has answered or not. A closed loop reached {capacity:.1f} clips/s.",
+        table(arrivals, "arriving/s", lambda m: f"{m.load.rate:.1f}"),
+        f"![latency]({out.name}/arrivals.png)",
+    ]
+    if networks:
+        sections += [
+            "### Other networks\n\nClips of 16 frames, two in flight.",
+            table([base[0], *networks], "network", lambda m: m.load.model),
+        ]
+    return "\n\n".join(sections)
+
+
+def over_protocols(run: Callable[[str, Load], Measured]) -> Iterable[str]:
+    """Compare ways to carry frames; say so where the server refuses one."""
+    measured = [run(f"protocol-{name}", Load(protocol=name)) for name in ("grpc", "http")]
+    refusal = ""
+    try:
+        measured.append(run("protocol-shm", Load(protocol="shm")))
+    except SharedMemoryRefused:
+        refusal = (
+            "Shared memory: refused by this server; it takes it if started with "
+            "--allow-client-shm=true."
+        )
+    yield table(measured, "protocol", lambda m: m.load.protocol)
+    if refusal:
+        yield refusal
+
+
+def describe_frames(measured: Measured) -> str:
+    """Name a load by its clips' lengths."""
+    lengths = measured.load.frames
+    if len(lengths) == 1:
+        return f"{lengths[0]}, {measured.load.concurrency} in flight"
+    return f"{min(lengths)} to {max(lengths)}, {measured.load.concurrency} in flight"
+
+
+def noise(base: Sequence[Measured]) -> str:
+    """Say how far repeated runs of one load lie apart."""
+    rates = [each.frames_per_s for each in base]
+    spread = (max(rates) - min(rates)) / statistics.median(rates)
+    return (
+        f"Noise: the same load (16 frames, two in flight) {len(rates)} times, first and last: "
+        f"{', '.join(f'{rate:.1f}' for rate in rates)} frames/s, {100 * spread:.0f} % apart."
+    )
+
+
+def table(measured: Sequence[Measured], first: str, name: Callable[[Measured], str]) -> str:
+    """Write Markdown: throughput and latency of each load."""
+    rows = [
+        f"| {first} | frames/s | clips/s | p50 ms | p95 ms | p99 ms | frames a run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in measured:
+        latency = " | ".join(f"{each.latency_ms[p]:.1f}" for p in (50, 95, 99))
+        batch = max(spent.mean_batch for spent in each.spent.values())
+        rows.append(
+            f"| {name(each)} | {each.frames_per_s:.1f} | {each.clips_per_s:.1f} "
+            f"| {latency} | {batch:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def spent_table(measured: Sequence[Measured]) -> str:
+    """Write Markdown: where each model's time went."""
+    rows = [
+        "| in flight | model | queue | copy in | compute | copy out | frames a run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in measured:
+        for model, spent in sorted(each.spent.items()):
+            if model == each.load.model:
+                continue  # an ensemble's own are those of its parts
+            parts = " | ".join(f"{getattr(spent, part):.2f}" for part in MODEL_PARTS)
+            rows.append(f"| {each.load.concurrency} | {model} | {parts} | {spent.mean_batch:.1f} |")
+    return "\n".join(rows)
+
+
+def draw(
+    path: Path, measured: Sequence[Measured], label: str, along: Callable[[Measured], float]
+) -> None:
+    """Draw throughput and latencies over something."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    x = [along(each) for each in measured]
+    left.plot(x, [each.frames_per_s for each in measured], "o-")
+    left.set(xlabel=label, ylabel="frames/s", ylim=(0, None))
+    for percentile in (50, 95, 99):
+        y = [each.latency_ms[percentile] for each in measured]
+        right.plot(x, y, "o-", label=f"p{percentile}")
+    right.set(xlabel=label, ylabel="ms to a clip's answer", ylim=(0, None))
+    right.legend()
+    save(figure, path)
+
+
+def draw_spent(path: Path, measured: Sequence[Measured]) -> None:
+    """Draw where the models' time goes, stacked, over clips in flight."""
+    figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
+    bottoms = [0.0] * len(measured)
+    models = sorted({m for each in measured for m in each.spent if m != each.load.model})
+    for model in models:
+        for part in MODEL_PARTS:
+            heights = [getattr(each.spent[model], part) for each in measured]
+            names = [str(each.load.concurrency) for each in measured]
+            axes.bar(names, heights, bottom=bottoms, label=f"{model} {part.replace('_', ' ')}")
+            bottoms = [low + height for low, height in zip(bottoms, heights, strict=True)]
+    axes.set(xlabel="clips in flight", ylabel="ms a request")
+    axes.legend(fontsize="x-small")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    pyplot.close(figure)
+    write_whole(path, picture.getvalue())
+
+
+def servers(args: argparse.Namespace) -> Generator[Server, None, None]:
+    """Give the servers to measure, one after the other; an embedded one stops before the next."""
+    if args.url:
+        yield Server(args.url, args.url, args.http_url or f"{args.url.partition(':')[0]}:8000")
+        return
+    for name in args.platforms:
+        platform = read_platform(ROOT / "model_repository", name)
+        if platform.missing:
+            raise ServingError(f"{platform.missing[0]} is not there; `make export` writes it")
+        with EmbeddedServer(platform) as server:
+            yield Server(name, server.grpc_url, server.http_url.removeprefix("http://"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", help="a server's gRPC address (default: embedded ones)")
+    parser.add_argument("--http-url", help="its HTTP address (default: port 8000 there)")
+    parser.add_argument(
+        "--platforms", nargs="+", default=PLATFORMS, help="embedded ones (default: all for CPUs)"
+    )
+    parser.add_argument(
+        "--window", type=float, default=2.0, help="seconds of a window (default: %(default)s)"
+    )
+    parser.add_argument("--host", help="what to call this machine (default: its name)")
+    parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results/...)")
+    args = parser.parse_args(argv)
+    folder = args.out or results_folder(args.host)
+    try:
+        with closing(servers(args)) as found:
+            parts = [measure(server, folder, args.window) for server in found]
+        report = write_report(
+            folder / "load.md",
+            "How fast the server answers",
+            ["Compare ratios, within this file alone.", *parts],
+            *("tritonclient", "onnxruntime"),
+        )
+    except (ServingError, FerError, ExportError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbench: stopped", file=sys.stderr)
+        return 130
+    print(report)
+    print(folder / "load.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

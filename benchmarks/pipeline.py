@@ -1,0 +1,314 @@
+"""Walk predict.py's path stage by stage, then whole, and name the stage that sets the pace.
+
+    python -m benchmarks.pipeline video.mp4
+
+    load, decode, detect, align, wire and server    each alone, of the same frames
+    clients.analyse                                 the whole path, its stages overlapping
+    clients.predict, in a process of its own        its memory (client_memory.py)
+
+The server is an embedded Triton, platform `cpu`, on the cores that the client runs on. The ways
+take turns (turns.py). Writes pipeline.md and its pictures into benchmarks/results/, and prints the
+report.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benchmarks.client_memory import draw_memory, memory_section, watch_minutes
+from benchmarks.results import results_folder, write_report
+from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns
+from clients.analyse import Sampling, analyse
+from clients.command import number
+from clients.errors import FerError, NoFaceFound
+from clients.faces import DetectorPool, FaceDetector, FaceFollower, align
+from clients.triton import ClipStream, TritonClient
+from clients.video import Frame, read_frames, read_info
+from export.errors import ExportError
+from serving import ROOT, ServingError
+from serving.embedded import EmbeddedServer
+from serving.platforms import read_platform
+
+matplotlib.use("Agg")  # no display needed
+
+from matplotlib import pyplot
+
+SAMPLE = ROOT / "build" / "demo" / "sample.mp4"
+MAX_FRAMES = 200  # kept decoded, so that later stages run without the earlier: 1.2 GB at 1080p
+SAMPLING = Sampling(max_frames=MAX_FRAMES)  # as predict.py samples, if not as far
+GOAL = 1.2  # of the whole path's time to the slowest stage's alone, on two cores
+WHOLE = "whole path"
+PACKAGES = ("opencv-python-headless", "tritonclient")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every stage is given: what the stage before it makes of the same frames.
+
+    Args:
+        path: the video.
+        frames: as sampled from it, S of them.
+        sightings: image (H, W, 3) and landmarks (5, 2) of the F frames with the followed face.
+        faces: (F, 224, 224, 3) uint8, aligned.
+    """
+
+    path: Path
+    frames: list[Frame]
+    sightings: list[tuple[np.ndarray, np.ndarray]]
+    faces: np.ndarray
+
+
+def prepare(path: Path) -> Work:
+    """Run the stages once and keep what each of them makes.
+
+    Raises:
+        FerError: for a file that is no video, or shows no face.
+    """
+    frames = list(read_frames(path, SAMPLING.fps, SAMPLING.max_frames))
+    follower = FaceFollower()
+    sightings = []
+    with DetectorPool() as detectors:
+        for frame, found in detectors.detect_all(frames):
+            face = follower.follow(found, frame.pts_seconds)
+            if face is not None:
+                sightings.append((frame.image, face.landmarks))
+    if not sightings:
+        raise NoFaceFound(f"{path}: no face in any of the {len(frames)} frames looked at")
+    return Work(path, frames, sightings, np.stack([align(*sighting) for sighting in sightings]))
+
+
+def make_ways(work: Work, detectors: DetectorPool, client: TritonClient) -> dict[str, Way]:
+    """Make each stage, and the whole path, a way to deal with all the sampled frames."""
+    num_frames = len(work.frames)
+
+    def stage(run: Callable[[], object]) -> Way:
+        def way() -> int:
+            run()
+            return num_frames
+
+        return way
+
+    def embed() -> None:
+        with ClipStream(client) as stream:
+            for face in work.faces:
+                stream.add(face)
+            stream.finish()
+
+    return {
+        "load": stage(lambda: (read_info(work.path), FaceDetector())),
+        "decode": lambda: count(read_frames(work.path, SAMPLING.fps, SAMPLING.max_frames)),
+        "detect": lambda: count(detectors.detect_all(work.frames)),
+        "align": stage(lambda: [align(*sighting) for sighting in work.sightings]),
+        "wire and server": stage(embed),
+        WHOLE: lambda: len(analyse(work.path, client, SAMPLING).sightings),
+    }
+
+
+def count(items: Iterable[object]) -> int:
+    """Go through an iterator, keeping nothing of it."""
+    return sum(1 for _ in items)
+
+
+def core_ms(ways: Mapping[str, Way], session: int) -> dict[str, float]:
+    """Measure the processor time of each way, client and server together, in ms a frame.
+
+    Args:
+        session: of the server's processes.
+    """
+    spent = {}
+    for name, way in ways.items():
+        before = cpu_seconds(session)
+        num_frames = way()
+        spent[name] = 1000 * (cpu_seconds(session) - before) / num_frames
+    return spent
+
+
+def cpu_seconds(session: int) -> float:
+    """Add up the processor time so far of this process and of all of a session."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # ended meanwhile
+        if int(fields[3]) == session or path.parent.name == str(os.getpid()):
+            ticks += int(fields[11]) + int(fields[12])  # in user code, in the kernel
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def stages_of(rates: Rates) -> list[str]:
+    """Name the stages, in the order of the path."""
+    return [name for name in rates if name != WHOLE]
+
+
+def slowest_stage(rates: Rates) -> str:
+    """Name the stage with the fewest frames a second alone."""
+    return min(stages_of(rates), key=lambda name: quartiles(rates[name])[1])
+
+
+def ms_a_frame(rates: Rates, name: str) -> tuple[float, float, float]:
+    """Give lower quartile, median and upper quartile of a way's time, in ms a sampled frame."""
+    return quartiles([1000 / rate for rate in rates[name]])
+
+
+def sums_ms(rates: Rates) -> list[float]:
+    """Add up the stages' times alone, round by round, in ms a sampled frame."""
+    rounds = zip(*(rates[name] for name in stages_of(rates)), strict=True)
+    return [sum(1000 / rate for rate in stages) for stages in rounds]
+
+
+def to_stage_table(rates: Rates, spent_ms: Mapping[str, float]) -> str:
+    """Write Markdown: each stage and the whole path, alone, by sampled frame."""
+    rows = [
+        "| stage, alone | ms a frame | quartiles | frames/s | core-ms a frame |",
+        "|---|---|---|---|---|",
+    ]
+    for name in rates:
+        low, median, high = ms_a_frame(rates, name)
+        per_second = quartiles(rates[name])[1]
+        rows.append(
+            f"| {name} | {median:.2f} | {low:.2f} to {high:.2f} | {per_second:.1f} "
+            f"| {spent_ms[name]:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def pace_section(rates: Rates, spent_ms: Mapping[str, float]) -> str:
+    """Say what sets the pace, what overlapping saves, and what the cores allow."""
+    slowest = slowest_stage(rates)
+    alone, whole = (ms_a_frame(rates, name)[1] for name in (slowest, WHOLE))
+    low, times, high = ratio(rates, slowest, WHOLE)
+    verdict = "within" if times <= GOAL else "above"
+    one_by_one = quartiles(sums_ms(rates))[1]
+    num_cores = len(os.sched_getaffinity(0))
+    least = sum(spent_ms[name] for name in stages_of(rates)) / num_cores
+    return "\n".join(
+        [
+            f"- **The slowest stage is {slowest}**: {alone:.2f} ms a frame, a ceiling of "
+            f"{1000 / alone:.1f} frames/s for the whole.",
+            f"- **The whole path takes {times:.2f} times as long as {slowest} alone** (quartiles "
+            f"{low:.2f} to {high:.2f}), {verdict} the goal of {GOAL}: {whole:.2f} ms a frame, "
+            f"{1000 / whole:.1f} frames/s.",
+            f"- One after the other the stages take {one_by_one:.2f} ms a frame; overlapping makes "
+            f"that {whole:.2f}, {whole / one_by_one:.2f} times as much.",
+            f"- The stages' work is {least * num_cores:.1f} core-ms a frame: on {num_cores} cores "
+            f"it takes {least:.2f} ms at the least, {least / alone:.2f} times {slowest} alone.",
+        ]
+    )
+
+
+def overlap_section(num_faces: int, max_frames: int, num_detectors: int) -> str:
+    """Say which stages run at the same time.
+
+    Args:
+        num_faces: of the clip.
+        max_frames: that one request takes.
+    """
+    if num_faces <= max_frames:
+        sent = "all faces go in one request at the end, and nothing overlaps with the server"
+    else:
+        sent = "chunks are with the server while later frames are decoded and searched for faces"
+    return (
+        f"What overlaps: a thread decodes ahead; {num_detectors} frames are searched for faces at "
+        f"once; earlier ones are aligned meanwhile. This clip has {num_faces} faces (one request "
+        f"takes {max_frames}): {sent}. *load* opens the video and loads a detector, once."
+    )
+
+
+def draw_stages(rates: Rates, target: Path) -> None:
+    """Draw each stage's time alone and the whole path's as bars, quartiles as lines (PNG)."""
+    names = list(rates)
+    low, median, high = np.array([ms_a_frame(rates, name) for name in names]).T
+    figure, axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
+    colors = ["tab:orange" if name == WHOLE else "tab:blue" for name in names]
+    axes.barh(names, median, xerr=(median - low, high - median), color=colors, capsize=3)
+    one_by_one = quartiles(sums_ms(rates))[1]
+    axes.axvline(one_by_one, color="gray", linestyle="--", label="stages one after the other")
+    goal = GOAL * ms_a_frame(rates, slowest_stage(rates))[1]
+    axes.axvline(goal, color="tab:green", linestyle=":", label=f"{GOAL} times the slowest stage")
+    axes.invert_yaxis()
+    axes.set_xlabel("ms a sampled frame, each alone")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, frameon=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
+    pyplot.close(figure)
+
+
+def measure(work: Work, client: TritonClient, session: int, rounds: int, folder: Path) -> list[str]:
+    """Measure the stages and the whole path; draw them, and write the report's sections."""
+    with DetectorPool() as detectors:
+        ways = make_ways(work, detectors, client)
+        rates = take_turns(ways, rounds)
+        spent_ms = core_ms(ways, session)
+    draw_stages(rates, folder / "pipeline-stages.png")
+    first = work.frames[0].image
+    return [
+        f"{work.path.name}: {len(work.frames)} frames of {first.shape[1]}x{first.shape[0]} sampled "
+        f"at {SAMPLING.fps:g} a second, {len(work.faces)} with a face. Medians of {rounds} "
+        "alternating rounds; client and server share the cores.",
+        to_stage_table(rates, spent_ms),
+        pace_section(rates, spent_ms),
+        overlap_section(len(work.faces), client.contract.max_frames, detectors.size),
+        "![Stages](pipeline-stages.png)",
+    ]
+
+
+def run(video: Path, rounds: int, minutes: float, folder: Path) -> str:
+    """Measure all, write pipeline.md and its pictures into a folder; return the report."""
+    work = prepare(video)  # a bad video is told before the server starts
+    served = read_platform(ROOT / "model_repository", "cpu")
+    if served.missing:
+        raise ServingError(f"{served.missing[0]} is not there; `make export` writes it")
+    with EmbeddedServer(served) as server:
+        with TritonClient(server.grpc_url) as client:
+            sections = measure(work, client, server.process.pid, rounds, folder)
+        if minutes:
+            lengths = sorted({min(1.0, minutes), minutes})
+            runs = [watch_minutes(video, length, server.grpc_url) for length in lengths]
+            draw_memory(runs, folder / "pipeline-memory.png")
+            sections += [memory_section(runs), "![Memory](pipeline-memory.png)"]
+    return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pipeline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "video", type=Path, nargs="?", default=SAMPLE, help="default: the demo's sample"
+    )
+    parser.add_argument(
+        "--rounds", type=number(int, least=2), default=10, help="turns (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=number(float, least=0),
+        default=60,
+        help="of the long video whose memory is watched; 0 for none (default: %(default)s)",
+    )
+    parser.add_argument("--host", help="what to call this machine (default: its name)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: in benchmarks/results)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    folder = args.out or results_folder(args.host)
+    try:
+        print(run(args.video, args.rounds, args.minutes, folder), end="")
+    except (ServingError, FerError, ExportError, OSError) as error:
+        print(f"pipeline: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Two minutes for a pull request: our server against ONNX Runtime in process, now and before.
+
+    python -m benchmarks.quick
+    python -m benchmarks.quick --against benchmarks/results/<run>/quick.json
+
+Prints ratios within this run beside those of an earlier one; frames a second of two runs are not
+to be compared. Writes quick.json into benchmarks/results/.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tritonclient.utils import InferenceServerException
+
+from benchmarks.peer_servers.processes import PeerError
+from benchmarks.peers import IN_PROCESS_FP32, PACKAGES, Bench, start
+from benchmarks.results import RESULTS, results_folder
+from benchmarks.turns import ratio, take_turns, to_table
+from clients.command import number
+from clients.errors import FerError
+from export.errors import ExportError
+from export.files import write_whole
+from export.provenance import provenance
+from serving import ServingError
+
+BASE = "ONNX Runtime, INT8, batches of 16"
+WAYS = (
+    BASE,
+    IN_PROCESS_FP32,
+    "Triton, FP32, `fan`",
+    "Triton, INT8, `fan`",
+    "Triton, INT8, `fan`, shared memory",
+)
+
+
+def newest() -> Path | None:
+    """Find the last quick.json that was kept, if any."""
+    return max(RESULTS.glob("*/quick.json"), default=None, key=lambda path: path.stat().st_mtime)
+
+
+def read_ratios(path: Path) -> Mapping[str, float]:
+    """Read the ratios of an earlier run.
+
+    Raises:
+        PeerError: for a file that is none of ours.
+    """
+    try:
+        return {str(k): float(v) for k, v in json.loads(path.read_text())["ratios"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PeerError(
+            f"{path}: not a quick.json of `make bench-quick` ({error!r}); name one with AGAINST=..."
+        ) from error
+
+
+def compare(ratios: Mapping[str, float], before: Mapping[str, float], source: Path) -> str:
+    """Write Markdown: each way's ratio now and before."""
+    rows = [f"| way, to {BASE} | now | {source.parent.name} | change |", "|---|---|---|---|"]
+    for name, now in ratios.items():
+        if name in before:
+            change = 100 * (now / before[name] - 1)
+            rows.append(f"| {name} | {now:.2f} | {before[name]:.2f} | {change:+.0f} % |")
+    return "\n".join(rows)
+
+
+def run(rounds: int, against: Path | None, folder: Path) -> str:
+    """Measure, keep the ratios, and give the report."""
+    before = read_ratios(against) if against else {}
+    with Bench() as bench:
+        ways, _ = start(bench, WAYS)
+        rates = take_turns(ways, rounds)
+    ratios = {name: round(ratio(rates, name, BASE)[1], 4) for name in rates}
+    origin = provenance(*PACKAGES)
+    kept = {"provenance": origin, "rounds": rounds, "base": BASE, "ratios": ratios}
+    write_whole(folder / "quick.json", (json.dumps(kept, indent=2) + "\n").encode())
+    sections = [f"{origin}; {rounds} rounds", to_table(rates, BASE)]
+    if against:
+        sections.append(compare(ratios, before, against))
+    return "\n\n".join([*sections, str(folder / "quick.json")])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quick",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--rounds", type=number(int, least=2), default=7, help="turns (default: %(default)s)"
+    )
+    parser.add_argument("--against", type=Path, help="quick.json to compare with (default: newest)")
+    parser.add_argument("--host", help="what to call this machine (default: its name)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: in benchmarks/results)")
+    args = parser.parse_args(argv)
+    try:
+        print(run(args.rounds, args.against or newest(), args.out or results_folder(args.host)))
+    except (PeerError, ServingError, FerError, ExportError) as error:
+        print(f"quick: {error}", file=sys.stderr)
+        return 1
+    except InferenceServerException as error:
+        print(f"quick: Triton refused: {error.message()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

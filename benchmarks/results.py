@@ -1,0 +1,37 @@
+"""Where results are kept, benchmarks/results/<date>-<commit>-<host>/, each with its origin."""
+
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from export.files import write_whole
+from export.provenance import provenance
+from serving import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def results_folder(host: str | None = None) -> Path:
+    """Name this run's folder.
+
+    Args:
+        host: what to call the machine; default: its name.
+    """
+    git = ["git", "rev-parse", "--short=8", "HEAD"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    name = re.sub(r"[^\w.-]", "_", host or platform.node())
+    return RESULTS / f"{time.strftime('%Y-%m-%d')}-{commit or 'unknown'}-{name}"
+
+
+def write_report(path: Path, title: str, sections: list[str], *packages: str) -> str:
+    """Write a Markdown report that begins with where its figures come from; give its text.
+
+    Args:
+        sections: Markdown, one after the other.
+        packages: those whose versions matter.
+    """
+    text = "\n\n".join([f"# {title}", f"{provenance(*packages)}.", *sections]) + "\n"
+    write_whole(path, text.encode())
+    return text
