@@ -63,14 +63,14 @@ class Server:
     http_url: str
 
 
-def measure(server: Server, folder: Path, window_s: float) -> str:
+def measure(server: Server, folder: Path, seconds: float) -> str:
     """Measure one server; give its part of the report.
 
     Args:
         folder: CSVs and pictures go into `folder`/<name of the server>.
     """
     out = folder / server.name.replace(":", "_")
-    analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, window_s)
+    analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, seconds)
 
     def run(name: str, load: Load) -> Measured:
         print(f"{server.name}: {name}", file=sys.stderr, flush=True)
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         "--platforms", nargs="+", default=PLATFORMS, help="embedded ones (default: all for CPUs)"
     )
     parser.add_argument(
-        "--window", type=float, default=2.0, help="seconds of a window (default: %(default)s)"
+        "--seconds", type=float, default=5.0, help="of each load (default: %(default)s)"
     )
     parser.add_argument("--host", help="what to call this machine (default: its name)")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results/...)")
@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or results_folder(args.host)
     try:
         with closing(servers(args)) as found:
-            parts = [measure(server, folder, args.window) for server in found]
+            parts = [measure(server, folder, args.seconds) for server in found]
         report = write_report(
             folder / "load.md",
             "How fast the server answers",

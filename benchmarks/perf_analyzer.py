@@ -25,11 +25,10 @@ from serving.embedded import find_environment
 
 FOLDER = ROOT / "build" / "perf_analyzer"
 FACE = (224, 224, 3)
-PROTOCOLS = ("grpc", "http", "shm")
-WINDOWS = 3  # so many in a row; their spread is the noise
-# Windows that differ by less than this are taken: on a shared machine perf_analyzer would otherwise
-# try on and write nothing. Their spread is measured by repeating runs instead.
-STABILITY_PERCENT = 99
+# A load is so many requests, as many as a first few say will take the time. Asked for stable
+# windows instead, perf_analyzer writes nothing on a busy machine; noise shows in repeated runs.
+FIRST_REQUESTS = 4  # for each clip in flight
+LEAST_REQUESTS = 10  # for percentiles; more for many clips in flight
 OUTPUT_BYTES = 1 << 20  # of shared memory for a clip's answer; 256 frames of 7 classes are 10 KB
 TIMEOUT_S = 300
 REFUSES_SHARED_MEMORY = "Client shared memory is disabled"
@@ -88,7 +87,7 @@ class Measured:
 
     Args:
         load: what was asked.
-        clips_per_s: answered.
+        clips_per_s: answered, in a closed loop; that arrived, in an open one.
         latency_ms: percentile -> milliseconds from sending a clip to its answer.
         spent: model -> where its time went, for the ensemble and all that it is made of.
     """
@@ -100,7 +99,7 @@ class Measured:
 
     @property
     def frames_per_s(self) -> float:
-        """Answered frames a second."""
+        """The same in frames."""
         return self.clips_per_s * self.load.mean_frames
 
 
@@ -111,13 +110,13 @@ class PerfAnalyzer:
         grpc_url: host:port.
         http_url: host:port.
         folder: where each run's CSV goes, as `<name>.csv`.
-        window_s: seconds of each of WINDOWS windows.
+        seconds: that each load should last.
     """
 
-    def __init__(self, grpc_url: str, http_url: str, folder: Path, window_s: float = 2.0) -> None:
+    def __init__(self, grpc_url: str, http_url: str, folder: Path, seconds: float = 5.0) -> None:
         self.urls = {"grpc": grpc_url, "shm": grpc_url, "http": http_url}
         self.folder = folder
-        self.window_s = window_s
+        self.seconds = seconds
         self.client = grpcclient.InferenceServerClient(grpc_url)
 
     def run(self, name: str, load: Load) -> Measured:
@@ -127,9 +126,18 @@ class PerfAnalyzer:
             SharedMemoryRefused: for protocol shm, where the server does not take it.
             ServingError: with perf_analyzer's own words.
         """
+        rate = load.rate
+        if rate is None:
+            first = FIRST_REQUESTS * (load.concurrency or 1)
+            rate = self.run_requests(name, load, first).clips_per_s
+        least = LEAST_REQUESTS + (load.concurrency or 0)
+        return self.run_requests(name, load, max(least, round(rate * self.seconds)))
+
+    def run_requests(self, name: str, load: Load, requests: int) -> Measured:
+        """Put so many requests of a load on the server."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.csv"
-        command = self.command(load, path)
+        command = self.command(load, path, requests)
         before = self.statistics()
         done = subprocess.run(
             command,
@@ -150,9 +158,12 @@ class PerfAnalyzer:
             if counted(before.get(model), after)
         }
         latency = {p: float(row[f"p{p} latency"]) / 1000 for p in (50, 95, 99)}
-        return Measured(load, float(row["Inferences/Second"]), latency, spent)
+        # Clips in flight over the time each takes. perf_analyzer's own rate has idle time in it:
+        # given a number of requests, it looks once a second whether they are done.
+        rate = load.rate or 1e6 * (load.concurrency or 1) / float(row["Avg latency"])
+        return Measured(load, rate, latency, spent)
 
-    def command(self, load: Load, path: Path) -> list[str]:
+    def command(self, load: Load, path: Path, requests: int) -> list[str]:
         """Write perf_analyzer's command line."""
         options = ["-m", load.model, "-u", self.urls[load.protocol]]
         options += ["-i", "http" if load.protocol == "http" else "grpc"]
@@ -165,8 +176,8 @@ class PerfAnalyzer:
         else:
             options += ["--concurrency-range", str(load.concurrency)]
         options += ["--input-data", str(write_clips(load.frames))]
-        options += ["-p", str(round(1000 * self.window_s)), "-s", str(STABILITY_PERCENT)]
-        return [str(binary()), *options, "-r", str(WINDOWS), "-f", str(path), "--verbose-csv"]
+        options += ["--request-count", str(requests)]
+        return [str(binary()), *options, "-f", str(path), "--verbose-csv"]
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """Read what the server has counted so far, by model."""

@@ -18,7 +18,7 @@ def measured(rate=10.0, frames=(16,), **changes):
 
 
 def test_perf_analyzer_loads_a_real_server_and_says_where_the_time_goes(server, tmp_path):
-    analyzer = analyzer_at(server.grpc_url, tmp_path, window_s=0.3)
+    analyzer = analyzer_at(server.grpc_url, tmp_path, seconds=0.5)
     found = analyzer.run("mix", Load(frames=(1, 3), concurrency=2))
     assert found.clips_per_s > 0
     assert found.frames_per_s == 2 * found.clips_per_s
@@ -30,7 +30,7 @@ def test_perf_analyzer_loads_a_real_server_and_says_where_the_time_goes(server, 
 
 
 def test_frames_travel_in_shared_memory(server, tmp_path):
-    found = analyzer_at(server.grpc_url, tmp_path, window_s=0.3).run(
+    found = analyzer_at(server.grpc_url, tmp_path, seconds=0.5).run(
         "shm", Load(frames=(4,), protocol="shm")
     )
     assert found.clips_per_s > 0
@@ -60,8 +60,8 @@ def test_server_without_shared_memory_is_told_from_other_failures(tmp_path, monk
 
 def test_open_loop_arrives_at_random_and_closed_loop_keeps_clips_in_flight(tmp_path):
     analyzer = analyzer_at("127.0.0.1:1", tmp_path)
-    opened = analyzer.command(Load(concurrency=None, rate=12.5), tmp_path / "a.csv")
-    closed = analyzer.command(Load(concurrency=4), tmp_path / "a.csv")
+    opened = analyzer.command(Load(concurrency=None, rate=12.5), tmp_path / "a.csv", 10)
+    closed = analyzer.command(Load(concurrency=4), tmp_path / "a.csv", 10)
     assert opened[opened.index("--request-rate-range") + 1] == "12.50"
     assert opened[opened.index("--request-distribution") + 1] == "poisson"
     assert closed[closed.index("--concurrency-range") + 1] == "4"
