@@ -19,7 +19,13 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.perf_analyzer import Load, Measured, PerfAnalyzer, SharedMemoryRefused
+from benchmarks.perf_analyzer import (
+    Load,
+    Measured,
+    PerfAnalyzer,
+    QueueFull,
+    SharedMemoryRefused,
+)
 from benchmarks.results import results_folder, write_report
 from clients.errors import FerError
 from clients.triton import list_networks
@@ -43,7 +49,7 @@ LENGTHS = (1, 4, 16, 64, 128)
 SHORT_MIX = (3, 5, 8, 12, 16, 24, 6, 10)  # frames of clips that come together
 LONG = (64,)
 # Of what a closed loop reached: up to the knee, and past it.
-ARRIVALS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
+ARRIVALS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2)
 REPEATS = 4
 MODEL_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -63,14 +69,12 @@ class Server:
     http_url: str
 
 
-def measure(server: Server, folder: Path, seconds: float) -> str:
+def measure(server: Server, analyzer: PerfAnalyzer, out: Path) -> str:
     """Measure one server; give its part of the report.
 
     Args:
-        folder: CSVs and pictures go into `folder`/<name of the server>.
+        out: folder of its pictures.
     """
-    out = folder / server.name.replace(":", "_")
-    analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, seconds)
 
     def run(name: str, load: Load) -> Measured:
         print(f"{server.name}: {name}", file=sys.stderr, flush=True)
@@ -83,10 +87,7 @@ def measure(server: Server, folder: Path, seconds: float) -> str:
     long = run("long-8", Load(frames=LONG, concurrency=8))
     protocols = list(over_protocols(run))
     capacity = max(each.clips_per_s for each in over)
-    arrivals = [
-        run(f"poisson-{share:g}", Load(frames=CLIP, concurrency=None, rate=share * capacity))
-        for share in ARRIVALS
-    ]
+    arrivals, refusal = over_arrivals(run, capacity)
     networks = [
         run(f"network-{contract.model}", Load(contract.model, CLIP))
         for contract in list_networks(server.grpc_url, 60.0)
@@ -113,6 +114,7 @@ def measure(server: Server, folder: Path, seconds: float) -> str:
         "### Arrivals at random\n\nOpen loop, Poisson: clips of 16 frames arrive whether the "
         f"server has answered or not. A closed loop reached {capacity:.1f} clips/s.",
         table(arrivals, "arriving/s", lambda m: f"{m.load.rate:.1f}"),
+        *refusal,
         f"![latency]({out.name}/arrivals.png)",
     ]
     if networks:
@@ -137,6 +139,28 @@ def over_protocols(run: Callable[[str, Load], Measured]) -> Iterable[str]:
     yield table(measured, "protocol", lambda m: m.load.protocol)
     if refusal:
         yield refusal
+
+
+def over_arrivals(
+    run: Callable[[str, Load], Measured], capacity: float
+) -> tuple[list[Measured], list[str]]:
+    """Let clips arrive at random, ever more, until the server's queue is full.
+
+    Args:
+        capacity: clips a second of a closed loop.
+    """
+    measured = []
+    for share in ARRIVALS:
+        rate = share * capacity
+        try:
+            load = Load(frames=CLIP, concurrency=None, rate=rate)
+            measured.append(run(f"poisson-{share:g}", load))
+        except QueueFull:
+            return measured, [
+                f"At {rate:.1f} arriving/s the queue was full (`max_queue_size`), and the server "
+                "refused clips."
+            ]
+    return measured, []
 
 
 def describe_frames(measured: Measured) -> str:
@@ -253,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
         "--platforms", nargs="+", default=PLATFORMS, help="embedded ones (default: all for CPUs)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="of each load (default: %(default)s)"
+        "--window", type=float, default=1.5, help="seconds of a window (default: %(default)s)"
     )
     parser.add_argument("--host", help="what to call this machine (default: its name)")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results/...)")
@@ -261,14 +285,19 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or results_folder(args.host)
     try:
         with closing(servers(args)) as found:
-            parts = [measure(server, folder, args.seconds) for server in found]
+            parts = []
+            for server in found:
+                out = folder / server.name.replace(":", "_")
+                analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, args.window)
+                with closing(analyzer):
+                    parts.append(measure(server, analyzer, out))
         report = write_report(
             folder / "load.md",
             "How fast the server answers",
             ["Compare ratios, within this file alone.", *parts],
             *("tritonclient", "onnxruntime"),
         )
-    except (ServingError, FerError, ExportError) as error:
+    except (ServingError, FerError, ExportError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

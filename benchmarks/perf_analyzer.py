@@ -20,22 +20,30 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from export.files import write_whole
 from serving import ROOT, ServingError
 from serving.embedded import find_environment
 
 FOLDER = ROOT / "build" / "perf_analyzer"
 FACE = (224, 224, 3)
-# A load is so many requests, as many as a first few say will take the time. Asked for stable
-# windows instead, perf_analyzer writes nothing on a busy machine; noise shows in repeated runs.
-FIRST_REQUESTS = 4  # for each clip in flight
-LEAST_REQUESTS = 10  # for percentiles; more for many clips in flight
+# perf_analyzer takes three windows in a row that differ by less than this, and writes nothing where
+# it finds none. Nearly any will do: noise is measured by repeating loads, and shown.
+STABILITY_PERCENT = 99
+MOST_WINDOWS = 8
+TRIES = 3
+UNSTABLE = 2  # its exit code
 OUTPUT_BYTES = 1 << 20  # of shared memory for a clip's answer; 256 frames of 7 classes are 10 KB
 TIMEOUT_S = 300
 REFUSES_SHARED_MEMORY = "Client shared memory is disabled"
+QUEUE_IS_FULL = "Exceeds maximum queue size"
 
 
 class SharedMemoryRefused(ServingError):
     """The server was started without --allow-client-shm=true (Triton 26.04 and later)."""
+
+
+class QueueFull(ServingError):
+    """The server refused clips: more arrive than it answers, and its queue is bounded."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Measured:
 
     Args:
         load: what was asked.
-        clips_per_s: answered, in a closed loop; that arrived, in an open one.
+        clips_per_s: answered.
         latency_ms: percentile -> milliseconds from sending a clip to its answer.
         spent: model -> where its time went, for the ensemble and all that it is made of.
     """
@@ -99,7 +107,7 @@ class Measured:
 
     @property
     def frames_per_s(self) -> float:
-        """The same in frames."""
+        """Answered frames a second."""
         return self.clips_per_s * self.load.mean_frames
 
 
@@ -110,13 +118,13 @@ class PerfAnalyzer:
         grpc_url: host:port.
         http_url: host:port.
         folder: where each run's CSV goes, as `<name>.csv`.
-        seconds: that each load should last.
+        window_s: seconds of each of three windows or more.
     """
 
-    def __init__(self, grpc_url: str, http_url: str, folder: Path, seconds: float = 5.0) -> None:
+    def __init__(self, grpc_url: str, http_url: str, folder: Path, window_s: float = 2.0) -> None:
         self.urls = {"grpc": grpc_url, "shm": grpc_url, "http": http_url}
         self.folder = folder
-        self.seconds = seconds
+        self.window_s = window_s
         self.client = grpcclient.InferenceServerClient(grpc_url)
 
     def run(self, name: str, load: Load) -> Measured:
@@ -124,31 +132,22 @@ class PerfAnalyzer:
 
         Raises:
             SharedMemoryRefused: for protocol shm, where the server does not take it.
+            QueueFull: where it refused clips, past what it can answer.
             ServingError: with perf_analyzer's own words.
         """
-        rate = load.rate
-        if rate is None:
-            first = FIRST_REQUESTS * (load.concurrency or 1)
-            rate = self.run_requests(name, load, first).clips_per_s
-        least = LEAST_REQUESTS + (load.concurrency or 0)
-        return self.run_requests(name, load, max(least, round(rate * self.seconds)))
-
-    def run_requests(self, name: str, load: Load, requests: int) -> Measured:
-        """Put so many requests of a load on the server."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.csv"
-        command = self.command(load, path, requests)
-        before = self.statistics()
-        done = subprocess.run(
-            command,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
+        command = self.command(load, path)
+        for _ in range(TRIES):
+            path.unlink(missing_ok=True)  # of an earlier run
+            before = self.statistics()
+            done = run_command(command, name)
+            if done.returncode != UNSTABLE:
+                break
         if done.returncode or not path.is_file():
             words = " ".join((done.stderr or done.stdout).split())[-500:]
-            error = SharedMemoryRefused if REFUSES_SHARED_MEMORY in words else ServingError
+            known = {REFUSES_SHARED_MEMORY: SharedMemoryRefused, QUEUE_IS_FULL: QueueFull}
+            error = next((e for text, e in known.items() if text in words), ServingError)
             raise error(f"perf_analyzer ended with {done.returncode} at {name}: {words}")
         with path.open() as file:
             row = next(csv.DictReader(file))
@@ -158,12 +157,9 @@ class PerfAnalyzer:
             if counted(before.get(model), after)
         }
         latency = {p: float(row[f"p{p} latency"]) / 1000 for p in (50, 95, 99)}
-        # Clips in flight over the time each takes. perf_analyzer's own rate has idle time in it:
-        # given a number of requests, it looks once a second whether they are done.
-        rate = load.rate or 1e6 * (load.concurrency or 1) / float(row["Avg latency"])
-        return Measured(load, rate, latency, spent)
+        return Measured(load, float(row["Inferences/Second"]), latency, spent)
 
-    def command(self, load: Load, path: Path, requests: int) -> list[str]:
+    def command(self, load: Load, path: Path) -> list[str]:
         """Write perf_analyzer's command line."""
         options = ["-m", load.model, "-u", self.urls[load.protocol]]
         options += ["-i", "http" if load.protocol == "http" else "grpc"]
@@ -172,12 +168,17 @@ class PerfAnalyzer:
             options += ["--output-shared-memory-size", str(OUTPUT_BYTES)]
         if load.rate is not None:
             options += ["--request-rate-range", f"{load.rate:.2f}"]
-            options += ["--request-distribution", "poisson"]
+            # Asynchronous: else a clip waits for one of four threads before it arrives.
+            options += ["--request-distribution", "poisson", "--async"]
         else:
             options += ["--concurrency-range", str(load.concurrency)]
         options += ["--input-data", str(write_clips(load.frames))]
-        options += ["--request-count", str(requests)]
-        return [str(binary()), *options, "-f", str(path), "--verbose-csv"]
+        options += ["-p", str(round(1000 * self.window_s)), "-s", str(STABILITY_PERCENT)]
+        return [str(binary()), *options, "-r", str(MOST_WINDOWS), "-f", str(path), "--verbose-csv"]
+
+    def close(self) -> None:
+        """Close the connection over which statistics are read."""
+        self.client.close()
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """Read what the server has counted so far, by model."""
@@ -202,6 +203,16 @@ class PerfAnalyzer:
         }
 
 
+def run_command(command: list[str], name: str) -> subprocess.CompletedProcess[str]:
+    """Run perf_analyzer to its end."""
+    try:
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServingError(f"perf_analyzer was not done with {name} in {TIMEOUT_S} s") from error
+
+
 def counted(before: Mapping[str, float] | None, after: Mapping[str, float]) -> bool:
     """Tell whether a model answered anything between two readings."""
     return after["requests"] > (before or {}).get("requests", 0)
@@ -215,13 +226,13 @@ def spent_between(before: Mapping[str, float] | None, after: Mapping[str, float]
     return Spent(**each, mean_batch=grown["frames"] / max(1, grown["runs"]))
 
 
-def write_clips(lengths: Sequence[int]) -> Path:
+def write_clips(lengths: Sequence[int], folder: Path = FOLDER) -> Path:
     """Write perf_analyzer's input: one clip of each length, of random pixels.
 
     Returns:
         the JSON file; it stays for other runs of the same lengths.
     """
-    path = FOLDER / f"clips-{'-'.join(map(str, lengths))}.json"
+    path = folder / f"clips-{'-'.join(map(str, lengths))}.json"
     if not path.is_file():
         draws = np.random.default_rng(0)
         entries = []
@@ -230,7 +241,7 @@ def write_clips(lengths: Sequence[int]) -> Path:
             pixels = draws.integers(0, 256, shape, dtype=np.uint8).tobytes()
             content = {"b64": base64.b64encode(pixels).decode()}
             entries.append({"frames": {"content": content, "shape": shape}})
-        path.write_text(json.dumps({"data": entries}))
+        write_whole(path, json.dumps({"data": entries}).encode())
     return path
 
 

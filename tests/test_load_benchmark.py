@@ -3,9 +3,23 @@
 import pytest
 
 from benchmarks import load, perf_analyzer
-from benchmarks.perf_analyzer import Load, Measured, PerfAnalyzer, SharedMemoryRefused, Spent
+from benchmarks.perf_analyzer import (
+    Load,
+    Measured,
+    PerfAnalyzer,
+    QueueFull,
+    SharedMemoryRefused,
+    Spent,
+)
 from benchmarks.turns import ratio, to_table
 from serving import ServingError
+
+
+@pytest.fixture(autouse=True)
+def clips_elsewhere(tmp_path, monkeypatch):
+    """Clips to send are written beside the test's results, not into build/."""
+    write = perf_analyzer.write_clips
+    monkeypatch.setattr(perf_analyzer, "write_clips", lambda lengths: write(lengths, tmp_path))
 
 
 def analyzer_at(url, folder, **changes):
@@ -18,10 +32,10 @@ def measured(rate=10.0, frames=(16,), **changes):
 
 
 def test_perf_analyzer_loads_a_real_server_and_says_where_the_time_goes(server, tmp_path):
-    analyzer = analyzer_at(server.grpc_url, tmp_path, seconds=0.5)
+    analyzer = analyzer_at(server.grpc_url, tmp_path, window_s=0.5)
     found = analyzer.run("mix", Load(frames=(1, 3), concurrency=2))
     assert found.clips_per_s > 0
-    assert found.frames_per_s == 2 * found.clips_per_s
+    assert found.frames_per_s == 2 * found.clips_per_s  # of one and three frames
     assert 0 < found.latency_ms[50] <= found.latency_ms[99]
     assert {"fan", "fan_embedder", "fan_attention"} <= found.spent.keys()
     assert found.spent["fan_embedder"].compute_infer > 0
@@ -30,7 +44,7 @@ def test_perf_analyzer_loads_a_real_server_and_says_where_the_time_goes(server, 
 
 
 def test_frames_travel_in_shared_memory(server, tmp_path):
-    found = analyzer_at(server.grpc_url, tmp_path, seconds=0.5).run(
+    found = analyzer_at(server.grpc_url, tmp_path, window_s=0.5).run(
         "shm", Load(frames=(4,), protocol="shm")
     )
     assert found.clips_per_s > 0
@@ -58,14 +72,34 @@ def test_server_without_shared_memory_is_told_from_other_failures(tmp_path, monk
     assert "--allow-client-shm=true" in "\n".join(load.over_protocols(run))
 
 
+def test_tool_that_writes_nothing_is_not_read_from_an_earlier_run(tmp_path, monkeypatch):
+    (tmp_path / "again.csv").write_text("Inferences/Second,p50 latency\n1,2\n")
+    monkeypatch.setattr(perf_analyzer, "binary", lambda: "true")
+    monkeypatch.setattr(PerfAnalyzer, "statistics", lambda self: {})
+    with pytest.raises(ServingError, match="perf_analyzer ended with 0 at again"):
+        analyzer_at("127.0.0.1:1", tmp_path).run("again", Load())
+
+
 def test_open_loop_arrives_at_random_and_closed_loop_keeps_clips_in_flight(tmp_path):
     analyzer = analyzer_at("127.0.0.1:1", tmp_path)
-    opened = analyzer.command(Load(concurrency=None, rate=12.5), tmp_path / "a.csv", 10)
-    closed = analyzer.command(Load(concurrency=4), tmp_path / "a.csv", 10)
+    opened = analyzer.command(Load(concurrency=None, rate=12.5), tmp_path / "a.csv")
+    closed = analyzer.command(Load(concurrency=4), tmp_path / "a.csv")
     assert opened[opened.index("--request-rate-range") + 1] == "12.50"
     assert opened[opened.index("--request-distribution") + 1] == "poisson"
     assert closed[closed.index("--concurrency-range") + 1] == "4"
-    assert "--request-rate-range" not in closed
+    assert "--async" in opened
+    assert not {"--request-rate-range", "--async"} & set(closed)
+
+
+def test_server_whose_queue_is_full_ends_the_arrivals_and_is_told():
+    def run(name, asked):
+        if asked.rate > 8:
+            raise QueueFull
+        return measured(rate=asked.rate)
+
+    reached, told = load.over_arrivals(run, 10.0)
+    assert len(reached) == 4
+    assert told[0].startswith("At 9.0 arriving/s the queue was full")
 
 
 def test_what_a_model_counted_before_is_not_counted_again():
