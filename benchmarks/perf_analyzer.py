@@ -30,6 +30,7 @@ FACE = (224, 224, 3)
 # it finds none. Nearly any will do: noise is measured by repeating loads, and shown.
 STABILITY_PERCENT = 99
 MOST_WINDOWS = 8
+LEAST_ARRIVALS = 12  # clips at random in a window: few come in clusters, and windows differ
 TRIES = 3
 UNSTABLE = 2  # its exit code
 OUTPUT_BYTES = 1 << 20  # of shared memory for a clip's answer; 256 frames of 7 classes are 10 KB
@@ -173,7 +174,8 @@ class PerfAnalyzer:
         else:
             options += ["--concurrency-range", str(load.concurrency)]
         options += ["--input-data", str(write_clips(load.frames))]
-        options += ["-p", str(round(1000 * self.window_s)), "-s", str(STABILITY_PERCENT)]
+        window_s = max(self.window_s, LEAST_ARRIVALS / load.rate if load.rate else 0.0)
+        options += ["-p", str(round(1000 * window_s)), "-s", str(STABILITY_PERCENT)]
         return [str(binary()), *options, "-r", str(MOST_WINDOWS), "-f", str(path), "--verbose-csv"]
 
     def close(self) -> None:

@@ -1,18 +1,24 @@
 """Faces are found, one of them is followed, and it is framed as the weights learnt."""
 
+import time
+
+import cv2
 import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from clients.errors import FerError
 from clients.faces import (
     FACE_SIZE,
     FRAMING,
+    DetectorPool,
     Face,
     FaceDetector,
     FaceFollower,
     align,
     similarity,
 )
+from clients.video import Frame
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +110,26 @@ def test_aligned_face_is_framed_as_the_weights_learnt(detector, zoom):
 
 def test_landmarks_that_coincide_do_not_fail():
     assert align(np.zeros((50, 50, 3), np.uint8), np.full((5, 2), 20.0)).shape == (224, 224, 3)
+
+
+def test_frames_searched_side_by_side_come_in_their_order_with_their_own_faces(monkeypatch):
+    def detect(self, image):
+        time.sleep(0.02 if image % 2 else 0)  # every other frame is done before the one before it
+        return [image]
+
+    monkeypatch.setattr(DetectorPool, "detect", detect)
+    frames = [Frame(number, number, 0.0) for number in range(9)]
+    threads = cv2.getNumThreads()
+    with DetectorPool(3) as detectors:
+        found = [(frame.index, faces) for frame, faces in detectors.detect_all(frames)]
+    assert found == [(number, [number]) for number in range(9)]
+    assert cv2.getNumThreads() == threads
+
+
+def test_failure_to_search_a_frame_reaches_the_caller(monkeypatch):
+    def detect(self, image):
+        raise FerError("no detector")
+
+    monkeypatch.setattr(DetectorPool, "detect", detect)
+    with DetectorPool(2) as detectors, pytest.raises(FerError, match="no detector"):
+        list(detectors.detect_all([Frame(0, 0, 0.0)]))

@@ -162,12 +162,14 @@ def test_attention_killed_ends_with_the_weights_it_would_have_had(tmp_path, monk
 
         seen = []
         monkeypatch.setattr(training.attention, "loss_of", loss_until)
-        return train_clips(dataset(28), None, embedder, options(folder))
+        return train_clips(dataset(28), None, embedder, options(folder)), len(seen)
 
-    whole = start(tmp_path / "whole")
+    whole, num_steps = start(tmp_path / "whole")
     with pytest.raises(Killed):
         start(tmp_path / "killed", killed_at=4)
-    assert same(whole, start(tmp_path / "killed"))
+    resumed, num_left = start(tmp_path / "killed")
+    assert same(whole, resumed)
+    assert num_left == num_steps - 4
 
 
 def test_state_that_is_cut_off_is_refused(tmp_path):

@@ -65,7 +65,9 @@ def train_attention(
     """
     clips = embed(model, clips_at, num_clips // EMBED_BATCH, seed)
     steps = max(1, PASSES * len(clips.labels) // BATCH)
+    model.requires_grad_(False)
     attention = torch.nn.ModuleDict({"alpha": model.attention.alpha, "beta": model.attention.beta})
+    attention.requires_grad_(True)
     # Features' scales differ a hundredfold: Adam found in 800 steps what SGD did not.
     recipe = Recipe(steps, LEARNING_RATE, weight_decay=0.0, ema=0.995, seed=seed, adam=True)
     fit = Fit(attention, recipe, folder, {**identity, "clips": len(clips.labels)})
@@ -92,7 +94,7 @@ def embed(
     done = []
     for i in tqdm(range(batches), desc="embed", unit="batch", mininterval=5):
         clips = clips_at(i, generator(device, seed, 2, i))
-        with autocast(device):
+        with autocast(device):  # as in training end to end
             features = model.embed(clips.faces.flatten(0, 1))
         features = features.unflatten(0, clips.kinds.shape)
         done.append(Embedded(features, clips.labels, clips.kinds))
