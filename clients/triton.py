@@ -417,7 +417,6 @@ class ClipStream:
         self.send_pending()
         logger.info("pooling %d chunks", len(self.chunks))
         chunks = [chunk.result() for chunk in self.chunks]
-        self.chunks.clear()
         return self.client.pool(join(chunks))
 
 
