@@ -307,6 +307,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ServingError, FerError, ExportError, OSError) as error:
         print(f"pipeline: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
