@@ -69,6 +69,7 @@ def test_tritons_ours_and_the_naive_one_give_the_same_answers(bench, name):
 def test_frames_in_shared_memory_give_the_same_answers(bench, model):
     contender = IN_FP32_MEMORY(bench, model=model)
     peers.check(model, contender, bench)
+    assert contender.job(1) == peers.NUM_CLIENTS * peers.CLIP_FRAMES
 
 
 @pytest.mark.skipif(not PEERS_ARE_SET_UP, reason="`make bench-peers` sets up .venv-peers")
