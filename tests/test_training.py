@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from conftest import ffmpeg, random_checkpoint
 from PIL import Image
 
@@ -26,12 +27,13 @@ from export.checkpoint import (
 from export.errors import CheckpointError, ExportError
 from export.faces import to_face
 from export.preprocessing import SIZES, Preprocessing
-from training import clips, crossval, evaluate, measure, run, stills
+from training import TrainingError, clips, crossval, evaluate, measure, run, stills
 from training.__main__ import main
 from training.augment import Variation, mix_up, vary
 from training.clips import ClipClassifier, ClipsRecipe
 from training.data import Dataset, folds_by_subject, read_dataset
-from training.loop import Fit, Recipe, choose_device, generator
+from training.distill import softened
+from training.loop import Fit, Recipe, choose_device, generator, place
 from training.run import (
     Options,
     take_clips,
@@ -41,7 +43,7 @@ from training.run import (
     train_stills,
 )
 from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
-from training.stills import Phase, StillClassifier, as_embedder, batch_at
+from training.stills import Phase, StillClassifier, as_embedder, batch_at, classify
 
 FER2013 = LABELS["fer2013"]
 CPU = torch.device("cpu")
@@ -462,6 +464,47 @@ def test_classifier_of_other_labels_is_left_and_of_another_order_is_reordered():
     ckplus.load_embedder(embedder, LABELS["ckplus"])
     assert torch.equal(ckplus.fc.bias, untouched)
     assert torch.equal(ckplus.backbone.conv1.weight, state["conv1.weight"])
+
+
+def test_target_is_label_and_mean_of_the_teachers_over_picture_and_mirror_image():
+    torch.manual_seed(0)
+    images, labels = dataset(4).frames, F.one_hot(torch.arange(4), 7).float()
+    teachers = [StillClassifier(7).eval() for _ in range(2)]
+    states = [teacher.state_dict() for teacher in teachers]
+    for state in states:
+        state["fc.weight"] *= 100  # so that they say something
+    teachers[0].load_state_dict(states[0])
+    teachers[1].load_state_dict(states[1])
+    embedders = [as_embedder(state, FER2013) for state in states]
+    # The second teacher knows the emotions in another order.
+    order = [FER2013.index(name) for name in LABELS["afew"]]
+    turned = {k: v[order] if k.startswith("fc.") else v for k, v in embedders[1].state.items()}
+    said = [
+        classify(place(teacher, CPU), view, 112).softmax(1)
+        for teacher in teachers
+        for view in (images, images.flip(-1))
+    ]
+    targets = softened(labels, images, [embedders[0], Embedder(turned, LABELS["afew"])], FER2013)
+    assert torch.allclose(targets, 0.7 * torch.stack(said).mean(0) + 0.3 * labels, atol=1e-3)
+    assert torch.allclose(targets.sum(1), torch.ones(4))
+    assert (said[0] - said[2]).abs().max() > 0.05
+
+
+def test_teacher_without_a_classifier_of_these_labels_is_refused():
+    state = as_embedder(StillClassifier(7).state_dict(), FER2013).state
+    headless = Embedder(embedder_weights(state), FER2013)
+    for teacher, why in ((headless, "no classifier"), (Embedder(state, ()), "knows no labels")):
+        with pytest.raises(TrainingError, match=why):
+            softened(torch.eye(7), dataset(7).frames, [teacher], FER2013)
+
+
+def test_run_with_other_teachers_is_another_run(tmp_path):
+    torch.manual_seed(0)
+    teacher = as_embedder(StillClassifier(7).state_dict(), FER2013)
+    usual = options(tmp_path, phases=(Phase(48, 1.0),))
+    train_network("deep_emotion", dataset(), None, replace(usual, teachers=(teacher,)))
+    with pytest.raises(TrainingError, match=r"other settings: .*teachers"):
+        train_network("deep_emotion", dataset(), None, usual)
 
 
 def test_evaluation_numbers_the_data_as_the_checkpoint_does(tmp_path, capsys):

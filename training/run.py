@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from export.checkpoint import Checkpoint, Embedder, embedder_weights, is_counter, load_state
@@ -22,6 +23,7 @@ from training.attention import EMBED_BATCH, train_attention
 from training.augment import Variation, vary
 from training.clips import TOLD_ATTENTION_FACTOR, ClipClassifier, ClipsRecipe
 from training.data import Dataset
+from training.distill import softened
 from training.loop import Fit, epoch_of, place
 from training.measure import measure, percent, score_dataset
 from training.spoil import CLEAR, Clips, make_clips
@@ -63,6 +65,7 @@ class Options:
     initial: Embedder | None
     vary: float = 1.0
     mix: float = 0.2
+    teachers: tuple[Embedder, ...] = ()
 
 
 def train(
@@ -163,7 +166,9 @@ def train_network(
 def recipe_of(options: Options) -> StillsRecipe:
     """How stills are learnt from."""
     variation = Variation().scaled(options.vary)
-    return StillsRecipe(options.phases, mix=options.mix, variation=variation, seed=options.seed)
+    recipe = StillsRecipe(options.phases, mix=options.mix, variation=variation, seed=options.seed)
+    # What teachers say is smooth already.
+    return replace(recipe, smoothing=0.0) if options.teachers else recipe
 
 
 def fit_stills(
@@ -178,11 +183,13 @@ def fit_stills(
     held_out = None
     if validation is not None:
         held_out = (validation.frames, validation.frame_labels(), options.size)
+    targets = F.one_hot(data.frame_labels(), len(data.label_names)).float()
+    if options.teachers:
+        targets = softened(targets, data.frames, options.teachers, data.label_names)
     return stills.train(
         place(model, data.frames.device),
-        len(data.label_names),
         data.frames,
-        data.frame_labels(),
+        targets,
         recipe,
         options.out / folder,
         identity(data, options, options.initial, recipe),
@@ -260,6 +267,7 @@ def identity(
         "size": str(options.size),
         "recipe": repr(recipe),
         "first weights": digest(initial),
+        "teachers": " ".join(map(digest, options.teachers)),
     }
 
 
@@ -271,7 +279,8 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         "data": f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}",
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
-        f"from weights {digest(options.initial)}",
+        f"from weights {digest(options.initial)}, "
+        f"teachers {', '.join(map(digest, options.teachers)) or 'none'}",
     }
 
 

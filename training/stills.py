@@ -141,9 +141,8 @@ def batch_at(step: int, num: int, batch: int, seed: int) -> Tensor:
 
 def train(
     model: nn.Module,
-    num_classes: int,
     images: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     recipe: StillsRecipe,
     folder: Path,
     identity: dict[str, Any],
@@ -153,14 +152,13 @@ def train(
 
     Args:
         images: (N, 1 or 3, h, w) uint8 on the device to train on.
-        labels: (N,) int64, there too.
+        targets: (N, classes) float32, there too: each row a distribution, one-hot for a label.
         validation: images, labels and size: measured once an epoch, and never used.
 
     Returns:
         the averaged weights, named as in `model`.
     """
     num, device = len(images), images.device
-    one_hot = F.one_hot(labels, num_classes).float()
     fit = Fit(
         model,
         Recipe(sum(recipe.steps(num)), recipe.learning_rate, seed=recipe.seed, adam=recipe.adam),
@@ -172,11 +170,11 @@ def train(
         draws = generator(device, recipe.seed, 1, step)
         chosen = batch_at(step, num, recipe.batch, recipe.seed).to(device)
         faces = vary(images[chosen], recipe.size_at(step, num), recipe.variation, draws)
-        faces, targets = mix_up(faces, one_hot[chosen], recipe.mix, draws)
+        faces, wanted = mix_up(faces, targets[chosen], recipe.mix, draws)
         seed_dropout(recipe.seed, step)
         with autocast(device):
             logits = model(faces)
-        return F.cross_entropy(logits.float(), targets, label_smoothing=recipe.smoothing)
+        return F.cross_entropy(logits.float(), wanted, label_smoothing=recipe.smoothing)
 
     def figures_at(step: int) -> dict[str, float]:
         if validation is None or (step % epoch_of(num, recipe.batch) and step != fit.recipe.steps):
