@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 FRAME_SIZE = 224  # pixels, height and width of a face on the wire
 SIZES = (FRAME_SIZE, 112, 56, 48)  # of what the first convolution sees
@@ -25,7 +24,7 @@ class Preprocessing:
     """What a network's weights expect of pixels.
 
     Args:
-        color: "rgb", or "gray": luma, repeated where the network has three channels.
+        color: "rgb", or "gray": luma, as if repeated where the network has three channels.
         mean: subtracted from pixels / 255, one value a channel.
         std: divides what is left, one value a channel.
         size: pixels of a side to which a face is averaged down; weights that learnt from small
@@ -52,15 +51,22 @@ class Preprocessing:
         """Whether mean and std change anything; the graph has no node for them otherwise."""
         return any(self.mean) or set(self.std) != {1.0}
 
+    @property
+    def has_equal_channels(self) -> bool:
+        """Whether a network of three channels sees the same thing in all of them."""
+        return self.color == "gray" and len(set(self.mean)) == 1 and len(set(self.std)) == 1
+
 
 class Normaliser(nn.Module):
     """Do to frames what a Preprocessing says.
 
     Args:
-        channels: of the first convolution: 3, or 1 for a network of gray pictures.
+        channels: of the first convolution: 3, or 1 for a network of gray pictures alone. Of gray
+            pictures whose channels would be equal it gives but one, and ResNet-18 takes that.
     """
 
-    to_gray: Tensor  # (3, channels)
+    weigh: Tensor  # (3, channels)
+    weigh_columns: Tensor  # (3 * factor, channels)
     mean: Tensor  # (channels,)
     std: Tensor  # (channels,)
     cells: Tensor  # (size, 224)
@@ -69,11 +75,19 @@ class Normaliser(nn.Module):
         super().__init__()
         if channels != 3 and preprocessing.color != "gray":
             raise ValueError(f"color is {preprocessing.color!r}; the network takes gray alone")
+        if preprocessing.has_equal_channels:
+            channels = 1
         self.preprocessing = preprocessing
+        # Pixels to a cell, along a side; 1 where cells are made otherwise.
+        whole = FRAME_SIZE % preprocessing.size == 0
+        self.factor = FRAME_SIZE // preprocessing.size if whole else 1
         # One product does both: weigh the colours, and repeat the result over the channels.
         gray = torch.tensor(LUMA).repeat(channels, 1).T.contiguous()
+        weigh = gray if preprocessing.color == "gray" else torch.eye(3)
+        columns = weigh.repeat(self.factor, 1) / (self.factor * 255)
         # None of these is a weight: a checkpoint has its Preprocessing instead.
-        self.register_buffer("to_gray", gray, persistent=False)
+        self.register_buffer("weigh", weigh, persistent=False)
+        self.register_buffer("weigh_columns", columns, persistent=False)
         self.register_buffer("mean", torch.tensor(preprocessing.mean[:channels]), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std[:channels]), persistent=False)
         self.register_buffer("cells", cells_of(preprocessing.size), persistent=False)
@@ -81,23 +95,28 @@ class Normaliser(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Bring (N, 224, 224, 3) uint8 RGB to (N, channels, size, size) as the weights expect."""
         # The cast comes first: TensorRT takes a UINT8 tensor into a Cast and nothing else.
-        x = self.standardise(frames.to(self.mean.dtype) / 255)
-        return self.shrink(x.permute(0, 3, 1, 2))
+        x = frames.to(self.mean.dtype)
+        x = self.scale(self.average(x)) if self.factor > 1 else self.standardise(x / 255)
+        x = x.permute(0, 3, 1, 2)
+        return self.cells @ x @ self.cells.T if FRAME_SIZE % self.preprocessing.size else x
+
+    def average(self, x: Tensor) -> Tensor:
+        """Average (N, 224, 224, 3), 0..255, over cells: (N, size, size, channels), 0..1.
+
+        Rows first, as they lie in memory; then one product for columns and colours. On a CPU a
+        fifth of the time of a pooling layer's.
+        """
+        size = self.preprocessing.size
+        rows = x.reshape(-1, size, self.factor, FRAME_SIZE * 3).mean(2)
+        return rows.reshape(-1, size, size, 3 * self.factor) @ self.weigh_columns
 
     def standardise(self, x: Tensor) -> Tensor:
         """Bring (..., 3) RGB, 0..1, to (..., channels) of the colour, mean and std expected."""
-        if self.preprocessing.color == "gray":
-            x = x @ self.to_gray
-        if self.preprocessing.standardises:
-            x = (x - self.mean) / self.std
-        return x
+        return self.scale(x @ self.weigh if self.preprocessing.color == "gray" else x)
 
-    def shrink(self, x: Tensor) -> Tensor:
-        """Average (N, channels, 224, 224) down to the size."""
-        factor, rest = divmod(FRAME_SIZE, self.preprocessing.size)
-        if rest:
-            return self.cells @ x @ self.cells.T
-        return avg_pool2d(x, factor) if factor > 1 else x
+    def scale(self, x: Tensor) -> Tensor:
+        """Take off the mean and divide by std."""
+        return (x - self.mean) / self.std if self.preprocessing.standardises else x
 
 
 def cells_of(size: int) -> Tensor:

@@ -82,13 +82,13 @@ class Ran(nn.Module):
         self.fc = nn.Linear(2 * NUM_FEATURES, num_classes)
 
     def cut(self, faces: Tensor) -> Tensor:
-        """Cut (N, 3, 224, 224) faces into (N, R, 3, 224, 224) regions, each enlarged."""
+        """Cut (N, C, 224, 224) faces into (N, R, C, 224, 224) regions, each enlarged."""
         whole = faces[:, None]
         parts = self.rows @ whole @ self.columns.transpose(2, 3)
         return torch.cat([parts, whole], 1)
 
     def embed(self, regions: Tensor) -> Tensor:
-        """Embed (N, R, 3, 224, 224) normalised regions: (N, R, 512)."""
+        """Embed (N, R, 3 or 1, 224, 224) normalised regions: (N, R, 512)."""
         return self.backbone(regions.flatten(0, 1)).unflatten(0, (-1, regions.shape[1]))
 
     def pool(self, features: Tensor) -> Regions:

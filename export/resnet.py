@@ -5,6 +5,7 @@ layer{1..4}.{0,1}.*), so the authors' files load without a table of renames.
 """
 
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 NUM_FEATURES = 512
 
@@ -54,10 +55,25 @@ class ResNet18(nn.Module):
         self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed (N, 3, H, W) float into (N, 512) float."""
+        """Embed (N, 3 or 1, H, W) float into (N, 512) float."""
         return self.stages(x).mean((2, 3))
 
     def stages(self, x: Tensor) -> Tensor:
-        """Turn (N, 3, H, W) float into the last stage's map, (N, 512, H / 32, W / 32) float."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        """Turn (N, 3 or 1, H, W) float into the last stage's map, (N, 512, H/32, W/32) float.
+
+        One channel stands for three equal ones.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.stem(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Convolve (N, 3 or 1, H, W): on one channel for a third of the work."""
+        if x.shape[1] == self.conv1.in_channels:
+            return self.conv1(x)
+        return conv2d(
+            x, self.narrow_weight(), self.conv1.bias, self.conv1.stride, self.conv1.padding
+        )
+
+    def narrow_weight(self) -> Tensor:
+        """Make of conv1's weight one for a single channel: (64, 1, 7, 7)."""
+        return self.conv1.weight.sum(1, keepdim=True)

@@ -27,6 +27,8 @@ from torch.export import Dim
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from export.networks import Part
+from export.preprocessing import Normaliser
+from export.resnet import ResNet18
 
 Precision = Literal["fp32", "fp16"]
 
@@ -35,9 +37,10 @@ EXAMPLE_LENGTH = 7  # of an axis that can have any length, while it is traced
 
 
 def to_onnx(part: Part, path: Path, precision: Precision = "fp32") -> None:
-    """Trace a model, its BatchNorms folded into what comes before them, into one ONNX file."""
+    """Trace a model, what can be computed beforehand folded into its weights, into one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    trace(part, to_precision(fold_batch_norms(part.module), precision), path)
+    module = narrow(fold_batch_norms(part.module))
+    trace(part, to_precision(module, precision), path)
     model = onnx.load(path)
     strip(model)
     for output in part.counted:
@@ -131,3 +134,20 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
                 continue
             setattr(room, norm, nn.Identity())
     return folded
+
+
+def narrow(module: nn.Module) -> nn.Module:
+    """Let a ResNet-18 behind a Normaliser that gives one channel have one.
+
+    It would sum its first weight over the channels for every batch: no exporter folds that.
+    """
+    normaliser = getattr(module, "normaliser", None)
+    backbone = getattr(module, "backbone", None)
+    if (
+        isinstance(normaliser, Normaliser)
+        and isinstance(backbone, ResNet18)
+        and normaliser.preprocessing.has_equal_channels
+    ):
+        weight = nn.Parameter(backbone.narrow_weight())
+        backbone.conv1.in_channels, backbone.conv1.weight = 1, weight
+    return module

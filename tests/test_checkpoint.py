@@ -18,7 +18,8 @@ from export.checkpoint import (
     write_checkpoint,
 )
 from export.errors import CheckpointError, ExportError
-from export.preprocessing import Preprocessing
+from export.preprocessing import LUMA, SIZES, Normaliser, Preprocessing, cells_of
+from export.resnet import ResNet18
 
 
 @pytest.fixture
@@ -181,8 +182,30 @@ def test_gray_weights_see_no_colour():
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8))
     luma = (frames.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.double)) / 255
     pixels = embedder.normaliser(frames).double()
-    assert pixels.shape == (1, 3, 224, 224)
+    assert pixels.shape == (1, 1, 224, 224)  # one channel stands for three
     assert (pixels - luma[:, None]).abs().max() < 1e-6  # float32 rounding of values below 1
+
+
+def test_one_gray_channel_is_seen_as_three_equal_ones():
+    torch.manual_seed(0)
+    backbone, gray = ResNet18().eval(), torch.rand(2, 1, 64, 64)
+    # float32, added up in another order
+    assert torch.allclose(backbone(gray), backbone(gray.expand(-1, 3, -1, -1)), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("color", ["rgb", "gray"])
+@pytest.mark.parametrize("size", SIZES)
+def test_faces_are_averaged_down_to_the_size_whatever_their_colour(color, size):
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)  # unlike, so that gray keeps three channels
+    normaliser = Normaliser(Preprocessing(color, mean, std, size))
+    frames = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    pixels = torch.from_numpy(frames).double() / 255
+    if color == "gray":
+        pixels = (pixels @ torch.tensor(LUMA).double())[..., None].expand(-1, -1, -1, 3)
+    cells = cells_of(size).double()
+    expected = cells @ ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+    found = normaliser(torch.from_numpy(frames))
+    assert torch.allclose(found.double(), expected @ cells.T, atol=1e-5)  # float32 rounding
 
 
 def test_standardised_weights_see_standardised_pixels():

@@ -2,6 +2,7 @@
 
 import onnx
 import pytest
+from onnx_graph import Graph
 from tritonclient.grpc import model_config_pb2
 
 from export.profiles import PLANS
@@ -44,6 +45,14 @@ def test_graph_is_convolutions_without_batch_norms(repository, name):
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("Conv") == CONVOLUTIONS.get(name, 6)
     assert "BatchNormalization" not in kinds
+
+
+def test_gray_pictures_cost_one_channel_and_no_pooling_on_their_way(repository):
+    graph = Graph(repository / "fan_embedder" / "1" / "model.onnx")
+    first = graph.of("Conv")[0]
+    # A constant, not the sum over channels that the module takes: no runtime would fold that.
+    assert graph.constants[first.input[1]].shape == (64, 1, 7, 7)
+    assert not graph.of("AveragePool")
 
 
 # Triton's C++ backends refuse a config whose dims say -1 where the graph's do not.

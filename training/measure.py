@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from export.checkpoint import Checkpoint
 from export.checkpoint import build as build_served
-from export.preprocessing import FRAME_SIZE, LUMA, Normaliser
+from export.preprocessing import FRAME_SIZE, LUMA, cells_of
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset
 from training.loop import generator, place
@@ -140,8 +140,8 @@ def prepare(frames: Tensor, checkpoint: Checkpoint) -> Tensor:
     """
     faces = frames.float() / 255
     faces = F.interpolate(faces, (FRAME_SIZE, FRAME_SIZE), mode="bilinear", antialias=True)
-    shrink = Normaliser(checkpoint.preprocessing).to(faces.device).shrink
-    return adapt(shrink(faces), checkpoint)
+    cells = cells_of(checkpoint.preprocessing.size).to(faces.device)
+    return adapt(cells @ faces @ cells.T, checkpoint)
 
 
 def adapt(faces: Tensor, checkpoint: Checkpoint) -> Tensor:
