@@ -68,11 +68,11 @@ def watch_minutes(video: Path, minutes: float, url: str) -> MemoryRun:
         path.unlink(missing_ok=True)
 
 
-def write_looped(video: Path, target: Path, seconds: float) -> None:
-    """Write a small copy of a video, repeated until it is as long as wanted."""
+def write_looped(video: Path, target: Path, seconds: float, height: int = HEIGHT) -> None:
+    """Write a copy of a video, of some height, repeated until it is as long as wanted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     small = target.with_name("small.mp4")
-    ffmpeg("-i", video, "-an", "-vf", f"scale=-2:{HEIGHT}", "-t", seconds, small)
+    ffmpeg("-i", video, "-an", "-vf", f"scale=-2:{height}", "-t", seconds, small)
     ffmpeg("-stream_loop", -1, "-i", small, "-c", "copy", "-t", seconds, target)
     small.unlink()
 

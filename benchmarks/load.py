@@ -285,18 +285,19 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or results_folder(args.host)
     try:
         with closing(servers(args)) as found:
-            parts = []
+            parts = ["Compare ratios, within this file alone."]
             for server in found:
                 out = folder / server.name.replace(":", "_")
                 analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, args.window)
                 with closing(analyzer):
                     parts.append(measure(server, analyzer, out))
-        report = write_report(
-            folder / "load.md",
-            "How fast the server answers",
-            ["Compare ratios, within this file alone.", *parts],
-            *("tritonclient", "onnxruntime"),
-        )
+                # After every server: an error at the next loses nothing.
+                report = write_report(
+                    folder / "load.md",
+                    "How fast the server answers",
+                    parts,
+                    *("tritonclient", "onnxruntime"),
+                )
     except (ServingError, FerError, ExportError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@
 
     load, decode, detect, align, wire and server    each alone, of the same frames
     clients.analyse                                 the whole path, its stages overlapping
+    the same of the video repeated, if it is short  so that one request does not take it whole
     clients.predict, in a process of its own        its memory (client_memory.py)
 
 The server is an embedded Triton, platform `cpu`, on the cores that the client runs on. The ways
@@ -21,7 +22,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from benchmarks.client_memory import draw_memory, memory_section, watch_minutes
+from benchmarks.client_memory import (
+    FOLDER,
+    draw_memory,
+    memory_section,
+    watch_minutes,
+    write_looped,
+)
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns
 from clients.analyse import Sampling, analyse
@@ -240,22 +247,35 @@ def draw_stages(rates: Rates, target: Path) -> None:
     pyplot.close(figure)
 
 
+def prepare_longer(work: Work) -> Work | None:
+    """Repeat a video until as much is sampled as is kept; None where it is as long already."""
+    wanted = SAMPLING.max_frames
+    if wanted is None or len(work.frames) >= wanted:
+        return None
+    path = FOLDER / f"{work.path.stem}-repeated.mp4"
+    height = work.frames[0].image.shape[0]
+    write_looped(work.path, path, wanted / SAMPLING.fps, height - height % 2)
+    return prepare(path)
+
+
 def measure(work: Work, client: TritonClient, session: int, rounds: int, folder: Path) -> list[str]:
     """Measure the stages and the whole path; draw them, and write the report's sections."""
+    picture = folder / f"pipeline-{work.path.stem}.png"
     with DetectorPool() as detectors:
         ways = make_ways(work, detectors, client)
         rates = take_turns(ways, rounds)
         spent_ms = core_ms(ways, session)
-    draw_stages(rates, folder / "pipeline-stages.png")
+    draw_stages(rates, picture)
     first = work.frames[0].image
     return [
-        f"{work.path.name}: {len(work.frames)} frames of {first.shape[1]}x{first.shape[0]} sampled "
+        f"## {work.path.name}",
+        f"{len(work.frames)} frames of {first.shape[1]}x{first.shape[0]} sampled "
         f"at {SAMPLING.fps:g} a second, {len(work.faces)} with a face. Medians of {rounds} "
         "alternating rounds; client and server share the cores.",
         to_stage_table(rates, spent_ms),
         pace_section(rates, spent_ms),
         overlap_section(len(work.faces), client.contract.max_frames, detectors.size),
-        "![Stages](pipeline-stages.png)",
+        f"![Stages]({picture.name})",
     ]
 
 
@@ -267,12 +287,15 @@ def run(video: Path, rounds: int, minutes: float, folder: Path) -> str:
         raise ServingError(f"{served.missing[0]} is not there; `make export` writes it")
     with EmbeddedServer(served) as server:
         with TritonClient(server.grpc_url) as client:
-            sections = measure(work, client, server.process.pid, rounds, folder)
+            sections = []
+            for each in (work, prepare_longer(work)):
+                if each is not None:
+                    sections += measure(each, client, server.process.pid, rounds, folder)
         if minutes:
             lengths = sorted({min(1.0, minutes), minutes})
             runs = [watch_minutes(video, length, server.grpc_url) for length in lengths]
             draw_memory(runs, folder / "pipeline-memory.png")
-            sections += [memory_section(runs), "![Memory](pipeline-memory.png)"]
+            sections += ["## Memory", memory_section(runs), "![Memory](pipeline-memory.png)"]
     return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
 
 

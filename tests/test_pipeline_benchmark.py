@@ -72,7 +72,16 @@ def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
     for name in (*STAGES, pipeline.WHOLE):
         assert f"| {name} |" in text
     assert "6 frames of 360x360 sampled at 10 a second, 6 with a face" in text
-    assert (tmp_path / "pipeline-stages.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"pipeline-{sample.stem}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_short_video_is_measured_longer_too(sample, monkeypatch):
+    monkeypatch.setattr(pipeline, "SAMPLING", Sampling(max_frames=60))
+    work = pipeline.prepare(sample)
+    longer = pipeline.prepare_longer(work)
+    assert len(work.frames) < len(longer.frames) == 60
+    assert longer.frames[0].image.shape == work.frames[0].image.shape
+    assert pipeline.prepare_longer(longer) is None
 
 
 def test_report_names_the_slowest_stage_and_the_ceiling_it_sets():
