@@ -1,6 +1,7 @@
 """The peers are measured on the same job: every way gives the same features, or is not timed."""
 
 import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_peers_of_another_environment_give_the_same_features_and_leave_nothing(b
         assert contender.job(1) in (peers.CLIP_FRAMES, peers.NUM_CLIENTS * peers.CLIP_FRAMES)
         assert processes_of(own.repository)
     assert not processes_of(own.repository)
+
+
+def test_a_worker_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".installed").touch()
+    monkeypatch.setattr(processes, "ENVIRONMENT", tmp_path)
+    monkeypatch.setattr(processes, "LOGS", tmp_path)
+    monkeypatch.setattr(processes, "WORD_TIMEOUT_S", 0.5)
+    worker = processes.PeerWorker("silent", name="silent")
+    worker.command = ["-c", "import time; time.sleep(60)"]
+    with pytest.raises(PeerError, match="'ready' was waited for"), worker:
+        pass
+    assert worker.process.returncode is not None
 
 
 def test_a_web_server_answers_with_the_features_of_a_clips_bytes(bench):

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ ENVIRONMENT = ROOT / ".venv-peers"
 LOGS = ROOT / "build" / "peers"
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 10
+WORD_TIMEOUT_S = 120  # of a worker: a graph takes seconds to compile
 
 
 class PeerError(Exception):
@@ -158,12 +160,16 @@ class PeerWorker(PeerProcess):
         self.wait_for("done")
 
     def wait_for(self, word: str) -> None:
-        """Read its output up to a word on a line of its own."""
+        """Read its output up to a word on a line of its own; end it where that takes too long."""
         assert self.process.stdout is not None  # noqa: S101  it is a pipe
-        for line in self.process.stdout:
-            if line.strip() == word:
+        overdue = threading.Timer(WORD_TIMEOUT_S, self.process.kill)
+        overdue.start()
+        try:
+            if any(line.strip() == word for line in self.process.stdout):
                 return
-        raise PeerError(self.reason())
+        finally:
+            overdue.cancel()
+        raise PeerError(f"{self.reason()}; '{word}' was waited for, {WORD_TIMEOUT_S} s at most")
 
 
 def free_port() -> int:
