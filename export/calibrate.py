@@ -38,6 +38,7 @@ from export.networks import Part
 from export.to_int8 import quantisable_tensors
 from export.to_onnx import to_onnx
 
+GRAPH_VERSION = 2  # changes with any code that gives a graph's tensors other names or values
 NUM_FACES = 512
 BATCH = 8
 NUM_BINS = 8192
@@ -69,8 +70,8 @@ def quantised_part(checkpoint: Checkpoint) -> Part:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Name what is quantised by a hash: the model's weights, and what it does to pixels."""
-    digest = hashlib.sha256(repr(checkpoint.preprocessing).encode())
+    """Name what is quantised by a hash: graph, weights, and what is done to pixels."""
+    digest = hashlib.sha256(f"{GRAPH_VERSION} {checkpoint.preprocessing}".encode())
     if checkpoint.network != "fan":  # FAN's variants have one embedder
         digest.update(checkpoint.variant.encode())
     for name in sorted(parameters(quantised_part(checkpoint))):

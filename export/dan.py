@@ -107,7 +107,7 @@ class Dan(nn.Module):
 
     def __init__(self, num_classes: int, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.normaliser = Normaliser(preprocessing)
+        self.normaliser = Normaliser(preprocessing, preprocessing.num_channels)
         self.backbone = ResNet18()
         for i in range(NUM_HEADS):
             self.add_module(f"cat_head{i}", CrossAttention())
@@ -120,7 +120,7 @@ class Dan(nn.Module):
         return torch.stack(heads, 1).log_softmax(1)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Classify (N, 3, S, S) normalised pictures: (N, C) logits."""
+        """Classify (N, 3 or 1, S, S) normalised pictures: (N, C) logits."""
         return self.bn(self.fc(self.attend(self.backbone.stages(x)).sum(1)))
 
     def forward(self, frames: Tensor) -> DanAnswer:

@@ -26,7 +26,7 @@ class FrameEmbedder(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.normaliser = Normaliser(preprocessing)
+        self.normaliser = Normaliser(preprocessing, preprocessing.num_channels)
         self.backbone = ResNet18()
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -52,17 +52,18 @@ class Preprocessing:
         return any(self.mean) or set(self.std) != {1.0}
 
     @property
-    def has_equal_channels(self) -> bool:
-        """Whether a network of three channels sees the same thing in all of them."""
-        return self.color == "gray" and len(set(self.mean)) == 1 and len(set(self.std)) == 1
+    def num_channels(self) -> int:
+        """Channels that differ: 1 where a network of three would see the same in all of them."""
+        equal = self.color == "gray" and len(set(self.mean)) == 1 and len(set(self.std)) == 1
+        return 1 if equal else 3
 
 
 class Normaliser(nn.Module):
     """Do to frames what a Preprocessing says.
 
     Args:
-        channels: of the first convolution: 3, or 1 for a network of gray pictures alone. Of gray
-            pictures whose channels would be equal it gives but one, and ResNet-18 takes that.
+        channels: that it gives: 3, or 1 for a network of gray pictures alone; a ResNet-18 takes
+            `preprocessing.num_channels`.
     """
 
     weigh: Tensor  # (3, channels)
@@ -75,12 +76,10 @@ class Normaliser(nn.Module):
         super().__init__()
         if channels != 3 and preprocessing.color != "gray":
             raise ValueError(f"color is {preprocessing.color!r}; the network takes gray alone")
-        if preprocessing.has_equal_channels:
-            channels = 1
         self.preprocessing = preprocessing
-        # Pixels to a cell, along a side; 1 where cells are made otherwise.
-        whole = FRAME_SIZE % preprocessing.size == 0
-        self.factor = FRAME_SIZE // preprocessing.size if whole else 1
+        self.channels = channels
+        # Pixels to a cell, along a side, and what is left over.
+        self.factor, self.rest = divmod(FRAME_SIZE, preprocessing.size)
         # One product does both: weigh the colours, and repeat the result over the channels.
         gray = torch.tensor(LUMA).repeat(channels, 1).T.contiguous()
         weigh = gray if preprocessing.color == "gray" else torch.eye(3)
@@ -88,23 +87,23 @@ class Normaliser(nn.Module):
         # None of these is a weight: a checkpoint has its Preprocessing instead.
         self.register_buffer("weigh", weigh, persistent=False)
         self.register_buffer("weigh_columns", columns, persistent=False)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean[:channels]), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std[:channels]), persistent=False)
+        self.register_buffer("mean", to_float(preprocessing.mean[:channels]), persistent=False)
+        self.register_buffer("std", to_float(preprocessing.std[:channels]), persistent=False)
         self.register_buffer("cells", cells_of(preprocessing.size), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Bring (N, 224, 224, 3) uint8 RGB to (N, channels, size, size) as the weights expect."""
         # The cast comes first: TensorRT takes a UINT8 tensor into a Cast and nothing else.
         x = frames.to(self.mean.dtype)
+        if self.rest:
+            return self.cells @ self.standardise(x / 255).permute(0, 3, 1, 2) @ self.cells.T
         x = self.scale(self.average(x)) if self.factor > 1 else self.standardise(x / 255)
-        x = x.permute(0, 3, 1, 2)
-        return self.cells @ x @ self.cells.T if FRAME_SIZE % self.preprocessing.size else x
+        return x.permute(0, 3, 1, 2)
 
     def average(self, x: Tensor) -> Tensor:
         """Average (N, 224, 224, 3), 0..255, over cells: (N, size, size, channels), 0..1.
 
-        Rows first, as they lie in memory; then one product for columns and colours. On a CPU a
-        fifth of the time of a pooling layer's.
+        Rows first, as they lie in memory; then one product for columns and colours.
         """
         size = self.preprocessing.size
         rows = x.reshape(-1, size, self.factor, FRAME_SIZE * 3).mean(2)
@@ -117,6 +116,11 @@ class Normaliser(nn.Module):
     def scale(self, x: Tensor) -> Tensor:
         """Take off the mean and divide by std."""
         return (x - self.mean) / self.std if self.preprocessing.standardises else x
+
+
+def to_float(values: tuple[float, ...]) -> Tensor:
+    """Make float32 of numbers that a file may have written as whole ones."""
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def cells_of(size: int) -> Tensor:

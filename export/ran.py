@@ -71,7 +71,7 @@ class Ran(nn.Module):
     ) -> None:
         super().__init__()
         *parts, _ = VARIANTS[variant]
-        self.normaliser = Normaliser(preprocessing)
+        self.normaliser = Normaliser(preprocessing, preprocessing.num_channels)
         columns = [enlarge(left, right) for left, _, right, _ in parts]
         rows = [enlarge(top, bottom) for _, top, _, bottom in parts]
         self.register_buffer("columns", torch.stack(columns)[:, None], persistent=False)

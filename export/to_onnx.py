@@ -139,14 +139,15 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 def narrow(module: nn.Module) -> nn.Module:
     """Let a ResNet-18 behind a Normaliser that gives one channel have one.
 
-    It would sum its first weight over the channels for every batch: no exporter folds that.
+    The sum over its first weight's channels would stay a node of the graph, and that weight no
+    constant, which is what `export.to_int8` quantises.
     """
     normaliser = getattr(module, "normaliser", None)
     backbone = getattr(module, "backbone", None)
     if (
         isinstance(normaliser, Normaliser)
         and isinstance(backbone, ResNet18)
-        and normaliser.preprocessing.has_equal_channels
+        and normaliser.channels < backbone.conv1.in_channels
     ):
         weight = nn.Parameter(backbone.narrow_weight())
         backbone.conv1.in_channels, backbone.conv1.weight = 1, weight

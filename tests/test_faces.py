@@ -122,6 +122,19 @@ def test_frames_searched_side_by_side_come_in_their_order_with_their_own_faces(m
     assert found == [(number, [number]) for number in range(9)]
 
 
+def test_faces_found_side_by_side_are_those_found_one_after_the_other(detector):
+    picture = astronaut()
+    images = [picture, picture[:256, 96:352], picture[:, :400], np.zeros((90, 70, 3), np.uint8)] * 3
+    frames = [Frame(image, number, 0.0) for number, image in enumerate(images)]
+    with DetectorPool(3) as detectors:
+        found = [faces for _, faces in detectors.detect_all(frames)]
+    assert [len(faces) for faces in found] == [1, 1, 1, 0] * 3
+    for image, faces in zip(images, found, strict=True):
+        for one, other in zip(faces, detector.detect(image), strict=True):
+            # The detector alone shares its work between cores, and adds up in another order.
+            assert np.allclose(one.landmarks, other.landmarks, atol=1e-2)
+
+
 def test_failure_to_search_a_frame_reaches_the_caller(monkeypatch):
     def detect(self, image):
         raise FerError("no detector")

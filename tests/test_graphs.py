@@ -50,7 +50,7 @@ def test_graph_is_convolutions_without_batch_norms(repository, name):
 def test_gray_pictures_cost_one_channel_and_no_pooling_on_their_way(repository):
     graph = Graph(repository / "fan_embedder" / "1" / "model.onnx")
     first = graph.of("Conv")[0]
-    # A constant, not the sum over channels that the module takes: no runtime would fold that.
+    # A constant, not the sum over channels that the module takes: INT8 quantises constants.
     assert graph.constants[first.input[1]].shape == (64, 1, 7, 7)
     assert not graph.of("AveragePool")
 

@@ -149,7 +149,7 @@ def imported(path):
 @pytest.mark.parametrize(
     ("room", "foreign"),
     [
-        ("clients", {"torch", "onnx", "onnxruntime", "tensorrt", "export", "serving", "training"}),
+        ("clients", {"torch", "tensorrt", "export", "serving", "training"}),
         ("serving", {"torch", "onnx", "cv2", "export", "clients", "training"}),
         ("export", {"tritonclient", "cv2", "clients", "serving", "training"}),
         ("training", {"tritonclient", "cv2", "serving", "onnx", "onnxruntime", "tensorrt"}),

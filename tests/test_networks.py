@@ -25,7 +25,7 @@ from export.errors import CheckpointError
 from export.networks import NETWORKS
 from export.preprocessing import FRAME_SIZE, SIZES, Normaliser, Preprocessing, cells_of
 from export.ran import BOXES, VARIANTS
-from export.to_onnx import fold_batch_norms
+from export.to_onnx import fold_batch_norms, to_onnx
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -317,6 +317,20 @@ def test_int8_is_for_convolutions_and_what_feeds_them(network, build, repository
         for reader in graph.readers(node.output[0])
     }
     assert readers <= {"Conv", "MaxPool", "Add"}
+
+
+@pytest.mark.parametrize(("network", "size"), [("dan", 56), ("ran", 224)])
+def test_graph_of_gray_weights_has_one_channel_and_answers_as_the_module(network, size, tmp_path):
+    checkpoint = random_checkpoint(network=network, preprocessing=Preprocessing("gray", size=size))
+    part = build(checkpoint)[f"{network}_frames"]
+    to_onnx(part, tmp_path / "gray.onnx")
+    graph = Graph(tmp_path / "gray.onnx")
+    assert graph.constants[graph.of("Conv")[0].input[1]].shape[1] == 1
+    with torch.no_grad():
+        expected = part.module(torch.from_numpy(faces(2)))[0].numpy()
+    session = onnxruntime.InferenceSession(tmp_path / "gray.onnx")
+    found = session.run(["frame_logits"], {"frames": faces(2)})[0]
+    np.testing.assert_allclose(found, expected, **ORACLE)
 
 
 def test_window_of_deep_emotion_is_found_and_looked_through_in_floating_point(build, repository):

@@ -68,20 +68,21 @@ def test_every_stage_is_measured_for_the_same_frames(sample, short):
 
 def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
     work = pipeline.prepare(sample)
-    text = "\n".join(pipeline.measure(work, StandInClient(), 0, 2, tmp_path))
+    text = "\n".join(pipeline.measure(work, StandInClient(), 0, 2, tmp_path / "stages.png"))
     for name in (*STAGES, pipeline.WHOLE):
         assert f"| {name} |" in text
     assert "6 frames of 360x360 sampled at 10 a second, 6 with a face" in text
-    assert (tmp_path / f"pipeline-{sample.stem}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "stages.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_short_video_is_measured_longer_too(sample, monkeypatch):
+def test_short_video_is_repeated_until_as_much_is_sampled_as_is_kept(sample, monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "SAMPLING", Sampling(max_frames=60))
+    monkeypatch.setattr(pipeline, "MAX_FRAMES", 60)
     work = pipeline.prepare(sample)
-    longer = pipeline.prepare_longer(work)
+    pipeline.repeat(work, tmp_path / "repeated.mp4")
+    longer = pipeline.prepare(tmp_path / "repeated.mp4")
     assert len(work.frames) < len(longer.frames) == 60
     assert longer.frames[0].image.shape == work.frames[0].image.shape
-    assert pipeline.prepare_longer(longer) is None
 
 
 def test_report_names_the_slowest_stage_and_the_ceiling_it_sets():

@@ -33,7 +33,7 @@ from training.augment import Variation, mix_up, vary
 from training.clips import ClipClassifier, ClipsRecipe
 from training.data import Dataset, folds_by_subject, read_dataset
 from training.distill import softened
-from training.loop import Fit, Recipe, choose_device, generator, place
+from training.loop import Fit, Recipe, choose_device, generator
 from training.run import (
     Options,
     take_clips,
@@ -43,7 +43,7 @@ from training.run import (
     train_stills,
 )
 from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
-from training.stills import Phase, StillClassifier, as_embedder, batch_at, classify
+from training.stills import Phase, StillClassifier, as_embedder, batch_at
 
 FER2013 = LABELS["fer2013"]
 CPU = torch.device("cpu")
@@ -431,7 +431,8 @@ def test_evaluation_sees_faces_as_the_served_embedder_does(size):
     served = build(checkpoint)["fan_embedder"].module.normaliser(frames)
     seen = measure.prepare(torch.from_numpy(images)[:, None], checkpoint)
     # The wire rounds a pixel to a grey level, twice where PIL resizes in two passes.
-    assert (served - seen.expand(-1, 3, -1, -1)).abs().max() < 1.5 / 255
+    assert served.shape == seen.shape
+    assert (served - seen).abs().max() < 1.5 / 255
 
 
 def test_trained_checkpoint_exports_with_its_classifier_of_frames(tmp_path):
@@ -466,45 +467,50 @@ def test_classifier_of_other_labels_is_left_and_of_another_order_is_reordered():
     assert torch.equal(ckplus.backbone.conv1.weight, state["conv1.weight"])
 
 
-def test_target_is_label_and_mean_of_the_teachers_over_picture_and_mirror_image():
-    torch.manual_seed(0)
-    images, labels = dataset(4).frames, F.one_hot(torch.arange(4), 7).float()
-    teachers = [StillClassifier(7).eval() for _ in range(2)]
-    states = [teacher.state_dict() for teacher in teachers]
-    for state in states:
-        state["fc.weight"] *= 100  # so that they say something
-    teachers[0].load_state_dict(states[0])
-    teachers[1].load_state_dict(states[1])
-    embedders = [as_embedder(state, FER2013) for state in states]
-    # The second teacher knows the emotions in another order.
-    order = [FER2013.index(name) for name in LABELS["afew"]]
-    turned = {k: v[order] if k.startswith("fc.") else v for k, v in embedders[1].state.items()}
+def test_target_is_label_and_mean_of_the_teachers_over_frame_and_mirror_image():
+    data = dataset(4)
+    labels = F.one_hot(data.labels, 7).float()
+    fan = random_checkpoint(preprocessing=Preprocessing("gray", size=56))
+    # Another network, that knows the emotions in another order.
+    other = random_checkpoint(network="deep_emotion", labels=LABELS["afew"])
+    order = [LABELS["afew"].index(name) for name in FER2013]
+    mirrored = replace(data, frames=data.frames.flip(-1))
     said = [
-        classify(place(teacher, CPU), view, 112).softmax(1)
-        for teacher in teachers
-        for view in (images, images.flip(-1))
+        next(iter(measure.score_dataset(teacher, view).values()))[:, order]
+        for teacher, order in ((fan, list(range(7))), (other, order))
+        for view in (data, mirrored)
     ]
-    targets = softened(labels, images, [embedders[0], Embedder(turned, LABELS["afew"])], FER2013)
-    assert torch.allclose(targets, 0.7 * torch.stack(said).mean(0) + 0.3 * labels, atol=1e-3)
-    assert torch.allclose(targets.sum(1), torch.ones(4))
+    targets = softened(labels, data, [fan, other])
+    assert torch.allclose(targets, 0.7 * torch.stack(said).mean(0) + 0.3 * labels, atol=1e-6)
     assert (said[0] - said[2]).abs().max() > 0.05
 
 
-def test_teacher_without_a_classifier_of_these_labels_is_refused():
-    state = as_embedder(StillClassifier(7).state_dict(), FER2013).state
-    headless = Embedder(embedder_weights(state), FER2013)
-    for teacher, why in ((headless, "no classifier"), (Embedder(state, ()), "knows no labels")):
-        with pytest.raises(TrainingError, match=why):
-            softened(torch.eye(7), dataset(7).frames, [teacher], FER2013)
+def test_every_frame_of_a_clip_is_asked_about():
+    data = dataset(3, frames_per_clip=2)
+    targets = F.one_hot(data.frame_labels(), 7).float()
+    teacher = random_checkpoint(network="deep_emotion")
+    assert softened(targets, data, [teacher]).shape == (6, 7)
+
+
+def test_teacher_of_other_emotions_is_refused():
+    teacher = random_checkpoint(network="deep_emotion", labels=LABELS["ckplus"])
+    with pytest.raises(TrainingError, match=r"deep_emotion knows .*contempt.*; expected"):
+        softened(torch.eye(7), dataset(7), [teacher])
 
 
 def test_run_with_other_teachers_is_another_run(tmp_path):
-    torch.manual_seed(0)
-    teacher = as_embedder(StillClassifier(7).state_dict(), FER2013)
+    teacher = random_checkpoint(network="deep_emotion")
     usual = options(tmp_path, phases=(Phase(48, 1.0),))
-    train_network("deep_emotion", dataset(), None, replace(usual, teachers=(teacher,)))
-    with pytest.raises(TrainingError, match=r"other settings: .*teachers"):
+    taught = train_network("deep_emotion", dataset(), None, replace(usual, teachers=(teacher,)))
+    assert "teachers none" not in taught.notes["recipe"]
+    with pytest.raises(TrainingError, match=r"other settings: .*teacher 1"):
         train_network("deep_emotion", dataset(), None, usual)
+
+
+def test_teachers_of_nothing_are_refused(tmp_path):
+    teacher = random_checkpoint(network="deep_emotion")
+    with pytest.raises(TrainingError, match="only stage one learns from them"):
+        train(dataset(), None, options(tmp_path, phases=(), teachers=(teacher,)))
 
 
 def test_evaluation_numbers_the_data_as_the_checkpoint_does(tmp_path, capsys):

@@ -9,9 +9,10 @@ options.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from export.checkpoint import write_checkpoint
+from export.checkpoint import read_checkpoint, write_checkpoint
 from training.data import read_dataset
 from training.loop import choose_device
 from training.options import add_training, phases, read_options, run_command
@@ -36,6 +37,13 @@ def main(argv: list[str] | None = None) -> int:
         choices=["fan", *STILL_NETWORKS],
         help="network to train (default: %(default)s)",
     )
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="checkpoints of ours: stage one learns what they answer beside the labels",
+    )
     add_training(parser, "build/training", "fer2013", None, 1.0)
     args = parser.parse_args(argv)
     if args.phases is None:
@@ -43,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         device = choose_device(args.device)
-        options = read_options(args)
+        teachers = tuple(read_checkpoint(path) for path in args.teachers)
+        options = replace(read_options(args), teachers=teachers)
         data = read_dataset(args.data, args.labels).to(device)
         validation = None
         if args.validation:

@@ -1,68 +1,56 @@
-"""What trained embedders say of the pictures that another network learns from.
+"""What trained networks say of the pictures that another one learns from.
 
-    teachers, pictures  ->  softened  ->  targets (N, classes)
+    teachers, pictures  ->  softened  ->  targets (M, classes)
 
-Labels given by hand are often wrong (people agree on about 65 % of FER2013's); networks that were
-trained on them, and have not learnt them by heart, are wrong elsewhere. A student learns from both.
+A small network learns more from what a good one says of a picture (sad, perhaps angry) than from
+its label alone.
 
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from export.checkpoint import FRAME_CLASSIFIER, Embedder
+from export.checkpoint import Checkpoint
 from training import TrainingError
-from training.loop import place
-from training.stills import StillClassifier, classify
+from training.data import Dataset
+from training.measure import score_dataset
 
-TEACHERS_SHARE = 0.7  # of a target; the label has the rest
-TEACHERS_SIZE = 112  # pixels of a side: what training makes embedders for, unless it is told
-ASKED_AT_ONCE = 1024  # pictures, between two steps of the progress bar
+TEACHERS_SHARE = 0.7  # of a target; the label has the rest. No other share was tried.
 
 
-def softened(
-    targets: Tensor,
-    images: Tensor,
-    teachers: Sequence[Embedder],
-    label_names: Sequence[str],
-) -> Tensor:
-    """Blend labels with the mean of what teachers say of each picture and of its mirror image.
+def softened(targets: Tensor, data: Dataset, teachers: Sequence[Checkpoint]) -> Tensor:
+    """Blend labels with the mean of what teachers say of each frame and of its mirror image.
 
     Args:
-        targets: (N, classes) float32, one-hot.
-        images: (N, 1 or 3, h, w) uint8.
-        teachers: embedders with their classifiers.
+        targets: (M, classes) float32, one-hot, a row for each frame of the data.
+        teachers: networks of the same emotions, in any order; they see faces as they are served.
 
     Returns:
-        (N, classes) float32, each row a distribution.
+        (M, classes) float32, each row a distribution.
 
     Raises:
-        TrainingError: for a teacher without a classifier of these labels.
+        TrainingError: for a teacher of other emotions.
     """
-    models = [as_teacher(teacher, label_names, images.device) for teacher in teachers]
-    said = []
-    for some in tqdm(images.split(ASKED_AT_ONCE), desc="teachers", mininterval=5):
-        views = [some, some.flip(-1)]
-        logits = [classify(model, view, TEACHERS_SIZE) for model in models for view in views]
-        said.append(torch.stack(logits).softmax(2).mean(0))
-    return TEACHERS_SHARE * torch.cat(said) + (1 - TEACHERS_SHARE) * targets
+    num = len(data.frames)
+    stills = replace(
+        data, starts=torch.arange(num + 1), labels=data.frame_labels(), subjects=(None,) * num
+    )
+    mirrored = replace(stills, frames=data.frames.flip(-1))
+    said = [answers(teacher, view) for teacher in teachers for view in (stills, mirrored)]
+    return TEACHERS_SHARE * torch.stack(said).mean(0) + (1 - TEACHERS_SHARE) * targets
 
 
-def as_teacher(
-    teacher: Embedder, label_names: Sequence[str], device: torch.device
-) -> StillClassifier:
-    """Build an embedder with its classifier, its labels in this order."""
-    if any(k not in teacher.state for k in FRAME_CLASSIFIER):
-        raise TrainingError("--teachers: one of them has no classifier of single frames")
-    if sorted(teacher.labels) != sorted(label_names):
+def answers(teacher: Checkpoint, stills: Dataset) -> Tensor:
+    """Ask one teacher: (M, classes) probabilities, numbered as the data are."""
+    if sorted(teacher.labels) != sorted(stills.label_names):
         raise TrainingError(
-            f"--teachers: one of them knows {', '.join(teacher.labels) or 'no labels'}; expected "
-            f"those of the data, {', '.join(label_names)}"
+            f"--teachers: {teacher.network} knows {', '.join(teacher.labels)}; expected the "
+            f"emotions of the data, {', '.join(stills.label_names)}, in any order"
         )
-    model = StillClassifier(len(label_names))
-    model.load_embedder(teacher, label_names)
-    return place(model, device)
+    order = [teacher.labels.index(name) for name in stills.label_names]
+    # For one frame FAN's three systems are one, as good as.
+    return next(iter(score_dataset(teacher, stills).values()))[:, order]

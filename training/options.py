@@ -90,14 +90,6 @@ def add_training(
         help="FAN checkpoint or backbone whose embedder to start from (default: random weights)",
     )
     parser.add_argument(
-        "--teachers",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="FAN checkpoints or backbones with a classifier: stage one learns their answers "
-        "beside the labels",
-    )
-    parser.add_argument(
         "--phases",
         type=phases,
         default=default_phases,
@@ -146,7 +138,6 @@ def read_options(args: argparse.Namespace) -> Options:
         initial,
         args.vary,
         args.mix,
-        tuple(map(read_embedder, args.teachers)),
     )
 
 

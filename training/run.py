@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -53,6 +54,7 @@ class Options:
         clip_epochs: stage two's.
         vary: how far stage one's pictures vary, 1 as Variation says.
         mix: strength of stage one's mixup.
+        teachers: networks from whose answers stage one learns beside the labels.
         seed: of all that is drawn.
         initial: weights to start from, if any.
     """
@@ -65,7 +67,7 @@ class Options:
     initial: Embedder | None
     vary: float = 1.0
     mix: float = 0.2
-    teachers: tuple[Embedder, ...] = ()
+    teachers: tuple[Checkpoint, ...] = ()
 
 
 def train(
@@ -83,6 +85,8 @@ def train(
             it gives go into the log.
     """
     embedder = options.initial
+    if options.teachers and not options.phases:
+        raise TrainingError("--teachers: only stage one learns from them, and --phases is empty")
     if options.phases:
         embedder = train_stills(data, validation, options)
     return with_figures(train_clips(data, validation, embedder, options, each_epoch), validation)
@@ -143,8 +147,9 @@ def train_network(
     recipe = recipe_of(options)
     network: Dan | DeepEmotion
     if name == "deep_emotion":
-        # As its paper does: with SGD it named 30 % right after six epochs.
-        recipe = replace(recipe, learning_rate=DEEP_EMOTION_RATE, adam=True)
+        # Adam as its paper does: with SGD it named 30 % right after six epochs. Weights that decay
+        # cost a network so small two points.
+        recipe = replace(recipe, learning_rate=DEEP_EMOTION_RATE, adam=True, weight_decay=0.0)
         network = DeepEmotion(len(data.label_names), NETWORKS[name].preprocessing)
     else:
         network = Dan(len(data.label_names), preprocessing_of(data, options))
@@ -183,9 +188,12 @@ def fit_stills(
     held_out = None
     if validation is not None:
         held_out = (validation.frames, validation.frame_labels(), options.size)
-    targets = F.one_hot(data.frame_labels(), len(data.label_names)).float()
-    if options.teachers:
-        targets = softened(targets, data.frames, options.teachers, data.label_names)
+
+    @cache
+    def targets() -> Tensor:
+        labels = F.one_hot(data.frame_labels(), len(data.label_names)).float()
+        return softened(labels, data, options.teachers) if options.teachers else labels
+
     return stills.train(
         place(model, data.frames.device),
         data.frames,
@@ -267,7 +275,7 @@ def identity(
         "size": str(options.size),
         "recipe": repr(recipe),
         "first weights": digest(initial),
-        "teachers": " ".join(map(digest, options.teachers)),
+        **{f"teacher {i}": digest(teacher) for i, teacher in enumerate(options.teachers, 1)},
     }
 
 
@@ -338,11 +346,11 @@ def fingerprint(data: Dataset) -> str:
     return content.hexdigest()[:16]
 
 
-def digest(embedder: Embedder | None) -> str:
+def digest(weights: Embedder | Checkpoint | None) -> str:
     """Name weights by a hash."""
-    if embedder is None:
+    if weights is None:
         return "none"
-    content = hashlib.sha256(" ".join(embedder.labels).encode())
-    for name in sorted(embedder.state):
-        content.update(embedder.state[name].contiguous().numpy().data)
+    content = hashlib.sha256(" ".join(weights.labels).encode())
+    for name in sorted(weights.state):
+        content.update(weights.state[name].contiguous().numpy().data)
     return content.hexdigest()[:16]

@@ -9,7 +9,7 @@ the whole of training.
 
 import copy
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ class StillsRecipe:
         mix: strength of mixup.
         variation: of the pictures.
         adam: rather than SGD with momentum.
+        weight_decay: of convolutions and linear layers.
     """
 
     phases: tuple[Phase, ...]
@@ -115,6 +116,7 @@ class StillsRecipe:
     variation: Variation = Variation()  # noqa: RUF009 (frozen)
     seed: int = 0
     adam: bool = False
+    weight_decay: float = 5e-4
 
     def steps(self, num_pictures: int) -> list[int]:
         """The steps of each phase."""
@@ -142,7 +144,7 @@ def batch_at(step: int, num: int, batch: int, seed: int) -> Tensor:
 def train(
     model: nn.Module,
     images: Tensor,
-    targets: Tensor,
+    targets: Callable[[], Tensor],
     recipe: StillsRecipe,
     folder: Path,
     identity: dict[str, Any],
@@ -152,7 +154,8 @@ def train(
 
     Args:
         images: (N, 1 or 3, h, w) uint8 on the device to train on.
-        targets: (N, classes) float32, there too: each row a distribution, one-hot for a label.
+        targets: gives (N, classes) float32, there too: each row a distribution, one-hot for a
+            label. Called where a step is left to do.
         validation: images, labels and size: measured once an epoch, and never used.
 
     Returns:
@@ -161,7 +164,13 @@ def train(
     num, device = len(images), images.device
     fit = Fit(
         model,
-        Recipe(sum(recipe.steps(num)), recipe.learning_rate, seed=recipe.seed, adam=recipe.adam),
+        Recipe(
+            sum(recipe.steps(num)),
+            recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            seed=recipe.seed,
+            adam=recipe.adam,
+        ),
         folder,
         identity,
     )
@@ -170,7 +179,7 @@ def train(
         draws = generator(device, recipe.seed, 1, step)
         chosen = batch_at(step, num, recipe.batch, recipe.seed).to(device)
         faces = vary(images[chosen], recipe.size_at(step, num), recipe.variation, draws)
-        faces, wanted = mix_up(faces, targets[chosen], recipe.mix, draws)
+        faces, wanted = mix_up(faces, targets()[chosen], recipe.mix, draws)
         seed_dropout(recipe.seed, step)
         with autocast(device):
             logits = model(faces)

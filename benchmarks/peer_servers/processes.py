@@ -160,16 +160,28 @@ class PeerWorker(PeerProcess):
         self.wait_for("done")
 
     def wait_for(self, word: str) -> None:
-        """Read its output up to a word on a line of its own; end it where that takes too long."""
+        """Read its output up to a word on a line of its own.
+
+        Raises:
+            PeerError: where it ends before, or is ended here after WORD_TIMEOUT_S.
+        """
         assert self.process.stdout is not None  # noqa: S101  it is a pipe
-        overdue = threading.Timer(WORD_TIMEOUT_S, self.process.kill)
-        overdue.start()
+        overdue = threading.Event()
+
+        def give_up() -> None:
+            overdue.set()
+            self.signal(signal.SIGKILL)
+
+        timer = threading.Timer(WORD_TIMEOUT_S, give_up)
+        timer.start()
         try:
             if any(line.strip() == word for line in self.process.stdout):
                 return
         finally:
-            overdue.cancel()
-        raise PeerError(f"{self.reason()}; '{word}' was waited for, {WORD_TIMEOUT_S} s at most")
+            timer.cancel()
+        if overdue.is_set():
+            raise PeerError(f"{self.command[1]} did not say '{word}' within {WORD_TIMEOUT_S} s")
+        raise PeerError(self.reason())
 
 
 def free_port() -> int:
