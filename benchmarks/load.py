@@ -12,14 +12,18 @@ import argparse
 import io
 import statistics
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import onnxruntime
 
 from benchmarks.perf_analyzer import (
+    FACE,
     Load,
     Measured,
     PerfAnalyzer,
@@ -27,13 +31,14 @@ from benchmarks.perf_analyzer import (
     SharedMemoryRefused,
 )
 from benchmarks.results import results_folder, write_report
+from benchmarks.turns import Rates, to_table
 from clients.errors import FerError
 from clients.triton import list_networks
 from export.errors import ExportError
 from export.files import write_whole
 from serving import ROOT, ServingError
 from serving.embedded import EmbeddedServer
-from serving.platforms import read_platform
+from serving.platforms import read_config, read_platform
 
 matplotlib.use("Agg")  # no display needed
 
@@ -51,6 +56,9 @@ LONG = (64,)
 # Of what a closed loop reached: up to the knee, and past it.
 ARRIVALS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2)
 REPEATS = 4
+ROUNDS = 5
+IN_PROCESS = "ONNX Runtime in process"
+IN_PROCESS_S = 3.0
 MODEL_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -62,11 +70,13 @@ class Server:
         name: platform, or address.
         grpc_url: host:port.
         http_url: host:port.
+        graph: what its embedder runs; None for a server elsewhere.
     """
 
     name: str
     grpc_url: str
     http_url: str
+    graph: Path | None = None
 
 
 def measure(server: Server, analyzer: PerfAnalyzer, out: Path) -> str:
@@ -86,6 +96,7 @@ def measure(server: Server, analyzer: PerfAnalyzer, out: Path) -> str:
     mix = run("mix-8", Load(frames=SHORT_MIX, concurrency=8))
     long = run("long-8", Load(frames=LONG, concurrency=8))
     protocols = list(over_protocols(run))
+    beside = beside_in_process(run, server.graph) if server.graph else []
     capacity = max(each.clips_per_s for each in over)
     arrivals, refusal = over_arrivals(run, capacity)
     networks = [
@@ -108,6 +119,7 @@ def measure(server: Server, analyzer: PerfAnalyzer, out: Path) -> str:
         f"Mix to 64 frames, in frames/s: {mix.frames_per_s / long.frames_per_s:.2f}.",
         "### Protocols\n\nClips of 16 frames, two in flight.",
         *protocols,
+        *beside,
         "### Where the time goes\n\nMilliseconds a request; frames a run of the model.",
         spent_table(over),
         f"![parts]({out.name}/spent.png)",
@@ -139,6 +151,36 @@ def over_protocols(run: Callable[[str, Load], Measured]) -> Iterable[str]:
     yield table(measured, "protocol", lambda m: m.load.protocol)
     if refusal:
         yield refusal
+
+
+def beside_in_process(run: Callable[[str, Load], Measured], graph: Path) -> list[str]:
+    """Compare with the embedder's graph in this process, on all cores, in turns.
+
+    The load generator is compiled: what the server costs, without what a Python client would.
+    """
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    clip = np.random.default_rng(0).integers(0, 256, (*CLIP, *FACE), np.uint8)
+    session.run(None, {"frames": clip})  # the first run allocates
+    rates: Rates = {name: [] for name in (IN_PROCESS, "`fan`, gRPC", "`fan`, shared memory")}
+    for number in range(1, ROUNDS + 1):
+        served = [run(f"beside-{p}-{number}", Load(protocol=p)) for p in ("grpc", "shm")]
+        each = [frames_per_s(session, clip), *(one.frames_per_s for one in served)]
+        for name, rate in zip(rates, each, strict=True):
+            rates[name].append(rate)
+    return [
+        f"### Beside ONNX Runtime in process\n\nClips of 16 frames, two in flight; {ROUNDS} "
+        "alternating rounds. In process: the embedder alone, a clip at a time on all cores.",
+        to_table(rates, IN_PROCESS),
+    ]
+
+
+def frames_per_s(session: onnxruntime.InferenceSession, clip: np.ndarray) -> float:
+    """Embed a clip again and again."""
+    start, num_runs = time.perf_counter(), 0
+    while time.perf_counter() - start < IN_PROCESS_S:
+        session.run(None, {"frames": clip})
+        num_runs += 1
+    return num_runs * len(clip) / (time.perf_counter() - start)
 
 
 def over_arrivals(
@@ -262,7 +304,14 @@ def servers(args: argparse.Namespace) -> Generator[Server, None, None]:
         if platform.missing:
             raise ServingError(f"{platform.missing[0]} is not there; `make export` writes it")
         with EmbeddedServer(platform) as server:
-            yield Server(name, server.grpc_url, server.http_url.removeprefix("http://"))
+            http_url = server.http_url.removeprefix("http://")
+            yield Server(name, server.grpc_url, http_url, graph_of(name))
+
+
+def graph_of(platform: str) -> Path:
+    """Find what the embedder of a platform runs."""
+    folder = ROOT / "model_repository" / "fan_embedder"
+    return folder / "1" / read_config(folder, platform).default_model_filename
 
 
 def main(argv: list[str] | None = None) -> int:

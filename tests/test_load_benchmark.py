@@ -102,6 +102,23 @@ def test_server_whose_queue_is_full_ends_the_arrivals_and_is_told():
     assert told[0].startswith("At 9.0 arriving/s the queue was full")
 
 
+def test_served_is_held_against_the_same_graph_in_process(repository, monkeypatch):
+    monkeypatch.setattr(load, "ROUNDS", 2)
+    monkeypatch.setattr(load, "IN_PROCESS_S", 0.01)
+    asked = []
+
+    def run(name, load):
+        asked.append((name, load.protocol))
+        return measured()
+
+    graph = repository / "fan_embedder" / "1" / "model.onnx"
+    _, table = load.beside_in_process(run, graph)
+    assert [protocol for _, protocol in asked] == ["grpc", "shm"] * 2
+    assert len({name for name, _ in asked}) == 4  # each has a CSV of its own
+    assert "| ONNX Runtime in process |" in table
+    assert "| `fan`, gRPC | 160.0 |" in table
+
+
 def test_what_a_model_counted_before_is_not_counted_again():
     before = {"requests": 10, "frames": 100, "runs": 10, "queue": 5e6, "compute_input": 0}
     before |= {"compute_infer": 1e9, "compute_output": 0}

@@ -147,8 +147,8 @@ def train_network(
     recipe = recipe_of(options)
     network: Dan | DeepEmotion
     if name == "deep_emotion":
-        # Adam as its paper does: with SGD it named 30 % right after six epochs. Weights that decay
-        # cost a network so small two points.
+        # Adam as its paper does: with SGD it named 30 % right after six epochs. No weight decays:
+        # the network is too small to learn its pictures by heart.
         recipe = replace(recipe, learning_rate=DEEP_EMOTION_RATE, adam=True, weight_decay=0.0)
         network = DeepEmotion(len(data.label_names), NETWORKS[name].preprocessing)
     else:
