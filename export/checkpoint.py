@@ -360,7 +360,10 @@ def load_torch(path: Path) -> object:
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write our own format: FP16 weights, and JSON metadata that read_checkpoint understands."""
+    """Write our own format: FP16 weights, and JSON metadata that read_checkpoint understands.
+
+    What FP16 cannot hold, such as the variance of DAN's last layer, stays in FP32.
+    """
     metadata = {
         "architecture": checkpoint.network,
         "variant": checkpoint.variant,
@@ -368,10 +371,12 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "preprocessing": json.dumps(asdict(checkpoint.preprocessing)),
         "notes": json.dumps(dict(checkpoint.notes)),
     }
-    state = {name: value.half().contiguous() for name, value in checkpoint.state.items()}
-    for name, value in state.items():
+    state = {}
+    for name, value in checkpoint.state.items():
         if not value.isfinite().all():
-            raise CheckpointError(f"{name} has values beyond 65,504, the greatest of FP16")
+            raise CheckpointError(f"{name} has values that are NaN or infinite")
+        half = value.half()
+        state[name] = (half if half.isfinite().all() else value).contiguous()
     try:
         save_file(state, path, metadata)
     except (OSError, SafetensorError) as error:

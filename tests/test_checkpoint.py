@@ -143,11 +143,20 @@ def test_weight_that_is_not_a_number_is_refused_by_name(authors_file, value):
         read_checkpoint(authors_file(state), labels=LABELS["afew"])
 
 
-def test_weight_that_fp16_cannot_hold_is_not_written(tmp_path):
-    state = {**random_checkpoint().state, "bn1.running_var": torch.full((64,), 70_000.0)}
-    checkpoint = replace(random_checkpoint(), state=state)
-    with pytest.raises(CheckpointError, match=r"bn1.running_var has values beyond 65,504"):
-        write_checkpoint(checkpoint, tmp_path / "fan.safetensors")
+def test_weight_that_fp16_cannot_hold_is_kept_as_it_is(tmp_path):
+    state = {**random_checkpoint().state, "bn1.running_var": torch.full((64,), 70_001.0)}
+    write_checkpoint(replace(random_checkpoint(), state=state), tmp_path / "fan.safetensors")
+    read = read_checkpoint(tmp_path / "fan.safetensors").state
+    assert torch.equal(read["bn1.running_var"], state["bn1.running_var"])
+    assert (tmp_path / "fan.safetensors").stat().st_size < 0.51 * 4 * sum(
+        map(torch.numel, state.values())
+    )
+
+
+def test_weight_that_is_not_a_number_is_not_written(tmp_path):
+    state = {**random_checkpoint().state, "bn1.bias": torch.full((64,), float("inf"))}
+    with pytest.raises(CheckpointError, match=r"bn1.bias has values that are NaN or infinite"):
+        write_checkpoint(replace(random_checkpoint(), state=state), tmp_path / "fan.safetensors")
     assert not (tmp_path / "fan.safetensors").exists()
 
 
