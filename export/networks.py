@@ -8,14 +8,14 @@ docs/adding-a-network.md.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from torch import nn
 
 from export.dan import Dan, DanAnswer
 from export.dan import rename as rename_dan
-from export.deep_emotion import SIZE, DeepEmotion, DeepEmotionAnswer
+from export.deep_emotion import SENSITIVE, SIZE, DeepEmotion, DeepEmotionAnswer
 from export.fan import ClipAnswer, FrameAttention, FrameClassifier, FrameEmbedder, Variant
 from export.preprocessing import FRAME_SIZE, SIZES, Color, Preprocessing
 from export.ran import VARIANTS, Ran, RanAnswer
@@ -40,6 +40,7 @@ class Part:
             graph, so that one static config serves networks of 7 classes and of 8.
         optional: whether a checkpoint may lack its weights.
         quantised: whether INT8 graphs are made of it.
+        spared: its convolutions that stay in floating point even there.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Part:
     counted: tuple[str, ...] = ()
     optional: bool = False
     quantised: bool = False
+    spared: tuple[str, ...] = ()
 
 
 Parts = Callable[[int, str, Preprocessing], tuple[Part, ...]]
@@ -140,7 +142,8 @@ def deep_emotion_parts(num_classes: int, _: str, preprocessing: Preprocessing) -
     """Deep-Emotion."""
     module = DeepEmotion(num_classes, preprocessing)
     outputs = DeepEmotionAnswer._fields
-    return frames_part("deep_emotion_frames", module, outputs, "frame_logits"), fusion()
+    part = frames_part("deep_emotion_frames", module, outputs, "frame_logits")
+    return replace(part, spared=SENSITIVE), fusion()
 
 
 NETWORKS: dict[str, Network] = {

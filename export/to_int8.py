@@ -8,7 +8,7 @@ ONNX Runtime's CPU kernels are fast with unsigned activations and nothing else: 
 Only models that look at frames are quantised; what pools them is too small to gain.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,14 @@ INT8_MAX = 127
 CPU_OPERATORS = ["Conv", "Relu", "MaxPool", "Add"]
 
 
-def to_int8(source: Path, ranges: Ranges, target: Path) -> None:
+def to_int8(source: Path, ranges: Ranges, target: Path, spared: Collection[str] = ()) -> None:
     """Quantise a graph of Conv, Relu, MaxPool and Add as TensorRT wants it.
+
+    Args:
+        source: a float graph.
+        ranges: of the tensors that are quantised.
+        target: the file to write.
+        spared: names of convolutions that stay in floating point, with what follows them.
 
     Explicit Q/DQ with an int8 zero-point of 0 on every one of them, for TensorRT reads a missing
     or a uint8 zero-point as int8 without a word. On the input of every Conv and MaxPool, and on
@@ -40,11 +46,13 @@ def to_int8(source: Path, ranges: Ranges, target: Path) -> None:
     """
     model = onnx.load(source)
     graph = model.graph
-    readers = quantised_readers(model)
+    body = convolutional_body(model, spared)
+    names = {node.name for node in body}
+    readers = quantised_readers(model, body)
     check_ranges(readers, ranges, source)
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and node.name in names:
             nodes.append(quantise_weights(model, node))
         nodes.append(node)
         for tensor in node.output:
@@ -68,10 +76,12 @@ def copy_node(node: NodeProto) -> NodeProto:
     return copy
 
 
-def quantised_readers(model: ModelProto) -> dict[str, list[tuple[NodeProto, int]]]:
-    """Say which tensors are quantised, and which inputs read them so."""
+def quantised_readers(
+    model: ModelProto, body: Sequence[NodeProto]
+) -> dict[str, list[tuple[NodeProto, int]]]:
+    """Say which tensors are quantised, and which inputs of the body read them so."""
     readers: dict[str, list[tuple[NodeProto, int]]] = {}
-    for node in model.graph.node:
+    for node in body:
         if node.op_type in ("Conv", "MaxPool"):
             readers.setdefault(node.input[0], []).append((node, 0))
         elif node.op_type == "Add":
@@ -145,14 +155,14 @@ def float_type(model: ModelProto) -> np.dtype:
     return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
 
 
-def to_int8_cpu(source: Path, ranges: Ranges, target: Path) -> None:
+def to_int8_cpu(source: Path, ranges: Ranges, target: Path, spared: Collection[str] = ()) -> None:
     """Quantise a float32 graph as ONNX Runtime's CPU kernels want it.
 
     ONNX Runtime's own quantiser: Q/DQ around every operator, unsigned activations, signed weights
     with a scale per output channel, int32 biases.
     """
     model = onnx.load(source)
-    body = convolutional_body(model)
+    body = convolutional_body(model, spared)
     tensors = {name: None for node in body for name in (node.input[0], *node.output)}
     check_ranges(tensors, ranges, source)
     spans = {name: tuple(np.float32(value) for value in ranges[name]) for name in tensors}
@@ -202,16 +212,22 @@ def check_ranges(tensors: Mapping[str, object], ranges: Ranges, source: Path) ->
         )
 
 
-def convolutional_body(model: ModelProto) -> list[NodeProto]:
+def convolutional_body(model: ModelProto, spared: Collection[str] = ()) -> list[NodeProto]:
     """List the convolutions, and the Relus, MaxPools and Adds that follow them.
 
     The same operators behind a fully connected layer are not of the body: they cost nothing.
+
+    Args:
+        spared: names of convolutions that are not of it, and what follows them alone.
     """
     body = []
     made: set[str] = set()  # what the body gives
     for node in model.graph.node:
-        follows = node.op_type in CPU_OPERATORS and made & set(node.input)
-        if node.op_type == "Conv" or follows:
+        if node.op_type == "Conv":
+            taken = node.input[1].removesuffix(".weight") not in spared
+        else:
+            taken = node.op_type in CPU_OPERATORS and bool(made & set(node.input))
+        if taken:
             body.append(node)
             made |= set(node.output)
     return body

@@ -32,6 +32,10 @@ RUNS = ROOT / "build" / "serving"
 START_TIMEOUT_S = 120
 BACKENDS = Path(__file__).parent / "backends"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Triton and its stubs meet
+# A request's frames are megabytes, which glibc takes from the system anew for each of their copies
+# and gives back: kept, two clips in flight were answered 6 % sooner, eight 11 %
+# (docs/tuning-server.md).
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -71,6 +75,7 @@ class EmbeddedServer:
         backends = self.assemble_backends(triton)
         environment = {
             **os.environ,
+            **KEEP_MEMORY,
             "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": library_path,
             "PYTHONDONTWRITEBYTECODE": "1",

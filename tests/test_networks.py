@@ -20,7 +20,7 @@ from clients.outlines import REGIONS_OF
 from clients.triton import TritonClient
 from export.__main__ import export, main
 from export.checkpoint import LABELS, build, read_checkpoint, read_embedder, write_checkpoint
-from export.deep_emotion import DeepEmotion
+from export.deep_emotion import SENSITIVE, DeepEmotion
 from export.errors import CheckpointError
 from export.networks import NETWORKS
 from export.preprocessing import FRAME_SIZE, SIZES, Normaliser, Preprocessing, cells_of
@@ -339,6 +339,15 @@ def test_window_of_deep_emotion_is_found_and_looked_through_in_floating_point(bu
         (sample,) = graph.of("GridSample")
         assert "DequantizeLinear" not in map(graph.maker, sample.input)
         assert not [node for node in graph.of("Gemm") if graph.maker(node.input[1])]
+
+
+def test_convolutions_of_deep_emotion_that_int8_would_spoil_stay_in_floating_point(
+    build, repository
+):
+    for precision in ("int8", "int8_cpu"):
+        convs = Graph(build / precision / "deep_emotion_frames.onnx")
+        quantised = [convs.maker(conv.input[1]) == "DequantizeLinear" for conv in convs.of("Conv")]
+        assert quantised == [False] * len(SENSITIVE) + [True]
 
 
 def test_sums_of_equal_convolutions_in_dan_stay_unquantised(build, repository):

@@ -507,6 +507,19 @@ def test_run_with_other_teachers_is_another_run(tmp_path):
         train_network("deep_emotion", dataset(), None, usual)
 
 
+def test_teachers_are_named_on_the_command_line(tmp_path, capsys):
+    images, labels = pictures(14)
+    np.savez(tmp_path / "faces.npz", images=images, labels=labels)
+    teacher = tmp_path / "teacher.safetensors"
+    write_checkpoint(random_checkpoint(network="deep_emotion"), teacher)
+    command = [str(tmp_path / "faces.npz"), "--model", "deep_emotion", "--phases", "48x1"]
+    assert main([*command, "--out", str(tmp_path), "--teachers", str(teacher)]) == 0
+    notes = read_checkpoint(tmp_path / "deep_emotion.safetensors").notes
+    assert re.search(r"teachers [0-9a-f]{16}$", notes["recipe"])
+    assert main([*command, "--out", str(tmp_path / "b"), "--teachers", "missing.pth"]) == 1
+    assert "missing.pth: no such file" in capsys.readouterr().err
+
+
 def test_teachers_of_nothing_are_refused(tmp_path):
     teacher = random_checkpoint(network="deep_emotion")
     with pytest.raises(TrainingError, match="only stage one learns from them"):
