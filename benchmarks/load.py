@@ -3,8 +3,8 @@
     make bench                       the embedded server here, its CPU platforms
     make bench URL=host:8001         any Triton
 
-perf_analyzer drives the ensembles over concurrencies, clip lengths, protocols and arrivals at
-random. Writes `load.md`, pictures and perf_analyzer's CSVs into
+perf_analyzer drives the ensembles over concurrencies, clip lengths, protocols (beside ONNX Runtime
+in process) and arrivals at random. Writes `load.md`, pictures and perf_analyzer's CSVs into
 benchmarks/results/<date>-<commit>-<host>/.
 """
 

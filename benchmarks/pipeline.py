@@ -18,12 +18,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
 
 from benchmarks.client_memory import (
-    FOLDER,
     draw_memory,
     memory_section,
     watch_minutes,
@@ -216,6 +216,7 @@ def overlap_section(num_faces: int, max_frames: int, at_once: int) -> str:
     Args:
         num_faces: of the clip.
         max_frames: that one request takes.
+        at_once: frames that are searched side by side.
     """
     if num_faces <= max_frames:
         sent = "all faces go in one request at the end, and nothing overlaps with the server"
@@ -282,8 +283,8 @@ def run(video: Path, rounds: int, minutes: float, folder: Path) -> str:
     served = read_platform(ROOT / "model_repository", "cpu")
     if served.missing:
         raise ServingError(f"{served.missing[0]} is not there; `make export` writes it")
-    longer = FOLDER / "repeated.mp4"
-    with EmbeddedServer(served) as server:
+    with EmbeddedServer(served) as server, TemporaryDirectory() as scratch:
+        longer = Path(scratch) / "repeated.mp4"
         with TritonClient(server.grpc_url) as client:
             session = server.process.pid
             picture = folder / "pipeline-stages.png"
@@ -298,7 +299,6 @@ def run(video: Path, rounds: int, minutes: float, folder: Path) -> str:
             runs = [watch_minutes(video, length, server.grpc_url) for length in lengths]
             draw_memory(runs, folder / "pipeline-memory.png")
             sections += ["## Memory", memory_section(runs), "![Memory](pipeline-memory.png)"]
-    longer.unlink(missing_ok=True)
     return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
 
 

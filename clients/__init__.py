@@ -4,7 +4,7 @@
                 video.py   faces.py     faces.py         triton.py    result.py, pictures.py
 
 `python -m clients.predict video.mp4` walks it; `python -m clients.saliency video.mp4` asks where in
-the face the answer comes from (occlusion.py). Nothing here needs torch, onnx or tensorrt.
+the face the answer comes from (occlusion.py). Nothing here needs torch or tensorrt.
 """
 
 import os
@@ -13,3 +13,5 @@ import os
 # when it is imported, so they are set before any of our modules can.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+# Else ONNX Runtime, which finds the faces, keeps events under the user's home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -16,8 +16,8 @@ from export.preprocessing import Normaliser, Preprocessing
 
 SIZE = 48  # pixels of a side, gray
 NUM_CHANNELS = 10
-# INT8 leaves these convolutions alone: docs/quantisation.md has what each costs.
-SENSITIVE = ("localization.0", "localization.3", "conv1", "conv2", "conv3")
+# Convolutions that INT8 spares: docs/quantisation.md has what was tried.
+SPARED = ("localization.0", "localization.3", "conv1", "conv2", "conv3")
 
 
 class DeepEmotionAnswer(NamedTuple):

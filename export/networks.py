@@ -15,7 +15,7 @@ from torch import nn
 
 from export.dan import Dan, DanAnswer
 from export.dan import rename as rename_dan
-from export.deep_emotion import SENSITIVE, SIZE, DeepEmotion, DeepEmotionAnswer
+from export.deep_emotion import SIZE, SPARED, DeepEmotion, DeepEmotionAnswer
 from export.fan import ClipAnswer, FrameAttention, FrameClassifier, FrameEmbedder, Variant
 from export.preprocessing import FRAME_SIZE, SIZES, Color, Preprocessing
 from export.ran import VARIANTS, Ran, RanAnswer
@@ -40,7 +40,7 @@ class Part:
             graph, so that one static config serves networks of 7 classes and of 8.
         optional: whether a checkpoint may lack its weights.
         quantised: whether INT8 graphs are made of it.
-        spared: its convolutions that stay in floating point even there.
+        spared: its convolutions that are left in floating point even there.
     """
 
     model: str
@@ -143,7 +143,7 @@ def deep_emotion_parts(num_classes: int, _: str, preprocessing: Preprocessing) -
     module = DeepEmotion(num_classes, preprocessing)
     outputs = DeepEmotionAnswer._fields
     part = frames_part("deep_emotion_frames", module, outputs, "frame_logits")
-    return replace(part, spared=SENSITIVE), fusion()
+    return replace(part, spared=SPARED), fusion()
 
 
 NETWORKS: dict[str, Network] = {

@@ -34,13 +34,14 @@ def to_int8(source: Path, ranges: Ranges, target: Path, spared: Collection[str] 
         source: a float graph.
         ranges: of the tensors that are quantised.
         target: the file to write.
-        spared: names of convolutions that stay in floating point, with what follows them.
+        spared: names of convolutions left in floating point, with the Relus, MaxPools and Adds
+            behind them alone.
 
     Explicit Q/DQ with an int8 zero-point of 0 on every one of them, for TensorRT reads a missing
-    or a uint8 zero-point as int8 without a word. On the input of every Conv and MaxPool, and on
-    the skip branch into every Add (its scale shared with the Conv that reads the same tensor);
-    never between a Conv and the Relu or the Add that fuses with it, never on a bias. Weights are
-    int8 with a scale per output channel.
+    or a uint8 zero-point as int8 without a word. On the input of every Conv and MaxPool of the
+    body, and on the skip branch into every Add (its scale shared with the Conv that reads the same
+    tensor); never between a Conv and the Relu or the Add that fuses with it, never on a bias.
+    Weights are int8 with a scale per output channel.
 
     Source: the placement of NVIDIA's ModelOpt for residual networks.
     """
@@ -180,11 +181,11 @@ def to_int8_cpu(source: Path, ranges: Ranges, target: Path, spared: Collection[s
     )
     quantiser.quantize_model()
     quantiser.model.topological_sort()
-    spare_others(quantiser.model.model, body)
+    give_back_floats(quantiser.model.model, body)
     save(quantiser.model.model, target)
 
 
-def spare_others(model: ModelProto, body: Sequence[NodeProto]) -> None:
+def give_back_floats(model: ModelProto, body: Sequence[NodeProto]) -> None:
     """Give what is not of the body, and reads what the body reads, the float tensor again.
 
     ONNX Runtime's quantiser hands everyone who reads a tensor its quantised twin. Deep-Emotion's
@@ -218,7 +219,8 @@ def convolutional_body(model: ModelProto, spared: Collection[str] = ()) -> list[
     The same operators behind a fully connected layer are not of the body: they cost nothing.
 
     Args:
-        spared: names of convolutions that are not of it, and what follows them alone.
+        spared: names of convolutions left in floating point, with the Relus, MaxPools and Adds
+            behind them alone.
     """
     body = []
     made: set[str] = set()  # what the body gives

@@ -275,7 +275,10 @@ def identity(
         "size": str(options.size),
         "recipe": repr(recipe),
         "first weights": digest(initial),
-        **{f"teacher {i}": digest(teacher) for i, teacher in enumerate(options.teachers, 1)},
+        **{
+            f"teacher {i}": f"{t.network} {t.variant} {t.preprocessing} {digest(t)}"
+            for i, t in enumerate(options.teachers, 1)
+        },
     }
 
 
