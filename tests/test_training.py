@@ -35,6 +35,7 @@ from training.data import Dataset, folds_by_subject, read_dataset
 from training.distill import softened
 from training.loop import Fit, Recipe, choose_device, generator
 from training.run import (
+    DEEP_EMOTION_RATE,
     Options,
     take_clips,
     train,
@@ -43,7 +44,7 @@ from training.run import (
     train_stills,
 )
 from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
-from training.stills import Phase, StillClassifier, as_embedder, batch_at
+from training.stills import Phase, StillClassifier, StillsRecipe, as_embedder, batch_at
 
 FER2013 = LABELS["fer2013"]
 CPU = torch.device("cpu")
@@ -328,6 +329,17 @@ def test_dan_starts_from_the_embedder_it_is_given(tmp_path):
     begun = options(tmp_path, phases=(Phase(56, 0.001),), initial=embedder)  # not one step
     state = train_network("dan", dataset(14), None, begun).state
     assert torch.equal(state["layer4.1.conv2.weight"], embedder.state["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize("asked", [0.03, None])
+def test_learning_rate_is_the_one_asked_for_or_the_networks_own(tmp_path, asked):
+    own = {"stills": StillsRecipe(()).learning_rate, "deep_emotion": DEEP_EMOTION_RATE}
+    step = options(tmp_path, phases=(Phase(48, 1.0),), learning_rate=asked)
+    train_stills(dataset(64), None, step)
+    train_network("deep_emotion", dataset(64), None, step)
+    for folder, usual in own.items():
+        (row,) = csv.DictReader((tmp_path / folder / "log.csv").read_text().splitlines())
+        assert float(row["rate"]) == (asked or usual)
 
 
 def test_deep_emotion_refuses_other_sizes(tmp_path):
@@ -696,6 +708,7 @@ def test_videos_without_a_face_are_counted(tmp_path, sample):
         ("--phases", "96"),
         ("--clip-epochs", "nan"),
         ("--clip-epochs", "0"),
+        ("--learning-rate", "0"),
         ("--seed", "-1"),
         ("--seed", "99999999999999"),
         ("--size", "100"),

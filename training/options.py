@@ -106,6 +106,11 @@ def add_training(
         "--mix", type=number(0, 2), default=0.2, help="strength of its mixup (default: %(default)s)"
     )
     parser.add_argument(
+        "--learning-rate",
+        type=number(1e-6, 10),
+        help="stage one's, at the top of its schedule (default: what suits the network)",
+    )
+    parser.add_argument(
         "--clip-epochs", type=EPOCHS, default=clip_epochs, help="stage two (default: %(default)s)"
     )
     parser.add_argument(
@@ -138,6 +143,7 @@ def read_options(args: argparse.Namespace) -> Options:
         initial,
         args.vary,
         args.mix,
+        learning_rate=args.learning_rate,
     )
 
 

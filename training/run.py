@@ -54,6 +54,7 @@ class Options:
         clip_epochs: stage two's.
         vary: how far stage one's pictures vary, 1 as Variation says.
         mix: strength of stage one's mixup.
+        learning_rate: stage one's, at the top of its schedule; without any, the network's own.
         teachers: networks from whose answers stage one learns beside the labels.
         seed: of all that is drawn.
         initial: weights to start from, if any.
@@ -67,6 +68,7 @@ class Options:
     initial: Embedder | None
     vary: float = 1.0
     mix: float = 0.2
+    learning_rate: float | None = None
     teachers: tuple[Checkpoint, ...] = ()
 
 
@@ -149,7 +151,8 @@ def train_network(
     if name == "deep_emotion":
         # Adam as its paper does: with SGD it named 30 % right after six epochs. No weight decays:
         # the network is too small to learn its pictures by heart.
-        recipe = replace(recipe, learning_rate=DEEP_EMOTION_RATE, adam=True, weight_decay=0.0)
+        rate = options.learning_rate or DEEP_EMOTION_RATE
+        recipe = replace(recipe, learning_rate=rate, adam=True, weight_decay=0.0)
         network = DeepEmotion(len(data.label_names), NETWORKS[name].preprocessing)
     else:
         network = Dan(len(data.label_names), preprocessing_of(data, options))
@@ -172,6 +175,8 @@ def recipe_of(options: Options) -> StillsRecipe:
     """How stills are learnt from."""
     variation = Variation().scaled(options.vary)
     recipe = StillsRecipe(options.phases, mix=options.mix, variation=variation, seed=options.seed)
+    if options.learning_rate is not None:
+        recipe = replace(recipe, learning_rate=options.learning_rate)
     # What teachers say is smooth already.
     return replace(recipe, smoothing=0.0) if options.teachers else recipe
 
@@ -290,6 +295,7 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         "data": f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}",
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
+        f"learning rate {options.learning_rate or 'usual'}, "
         f"from weights {digest(options.initial)}, "
         f"teachers {', '.join(map(digest, options.teachers)) or 'none'}",
     }
