@@ -187,13 +187,16 @@ def served(
 ) -> Contender:
     """Have clients ask for clips, each in a thread of its own, with one request in flight."""
 
-    def ask_often(ask: Ask, times: int) -> None:
-        for _ in range(times):
-            ask(clip)
-
     def job(times: int) -> int:
+        # Drawn by whoever is free: with a share for each, the first to end would leave a core idle.
+        requests = iter(range(times * len(asks)))
+
+        def ask_on(ask: Ask) -> None:
+            for _ in requests:
+                ask(clip)
+
         with ThreadPoolExecutor(len(asks)) as threads:
-            list(threads.map(ask_often, asks, [times] * len(asks)))
+            list(threads.map(ask_on, asks))
         return times * len(asks) * len(clip)
 
     return Contender(asks[0](clip), job, precision, output)

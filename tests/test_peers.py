@@ -2,6 +2,8 @@
 
 import re
 import sys
+import threading
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +66,28 @@ def test_tritons_ours_and_the_naive_one_give_the_same_answers(bench, name):
     contender = peers.WAYS[name](bench)
     peers.check(name, contender, bench)
     assert contender.job(1) == peers.NUM_CLIENTS * peers.CLIP_FRAMES
+
+
+def test_a_client_that_is_free_asks_for_what_is_left():
+    asked = Counter()
+    rest_is_done = threading.Event()
+
+    def slow(clip):
+        asked["slow"] += 1
+        if asked["slow"] > 1:  # once it is asked beforehand, for the features to be checked
+            assert rest_is_done.wait(5)
+        return clip
+
+    def quick(clip):
+        asked["quick"] += 1
+        if asked["quick"] == 7:
+            rest_is_done.set()
+        return clip
+
+    contender = peers.served([slow, quick], faces(1), "FP32")
+    assert contender.job(4) == 8
+    assert asked["quick"] >= 7
+    assert asked.total() == 1 + 8
 
 
 @pytest.mark.parametrize("model", peers.MODELS)
