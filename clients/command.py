@@ -36,10 +36,12 @@ def number(
 def host_port(text: str) -> str:
     """Check that an address is one of gRPC's."""
     host, separator, port = text.rpartition(":")
-    if "://" in text or not host or not separator or not port.isdigit():
+    if "://" in text or not host or not separator or not port.isdecimal():
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected host:port of Triton's gRPC endpoint, without http://"
         )
+    if not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a port from 1 to 65535")
     return text
 
 

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         saliency = find_saliency(client, face, patch, pts_seconds, progress=progress)
     print(saliency.to_json() if args.json else saliency.to_text(), flush=True)
     pictures.draw_map(saliency, args.source.name, args.plot)
+    print(f"map: {args.plot}", file=sys.stderr)
 
 
 def crop_picture(path: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ in the second, chunks run on the server while later frames are still being decod
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -48,6 +48,11 @@ def follows_contract(takes: dict[str, Any], gives: dict[str, Any]) -> bool:
         and gives.items() >= {name: ("FP32", shape) for name, shape in expected.items()}.items()
         and num_classes != 0
     )
+
+
+def to_words(tensors: Mapping[str, tuple[str, list[int]]]) -> str:
+    """Write tensors for a person: "frames UINT8 [-1, 224, 224, 3]"."""
+    return ", ".join(f"{name} {dtype} {dims}" for name, (dtype, dims) in tensors.items())
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,9 @@ class TritonClient:
         except ModelMissing as error:
             offered = ", ".join(contract.model for contract in self.read_contracts())
             remedy = (
-                f"; to add it, run `make export MODEL={self.model} CHECKPOINT=<file>` and start "
-                "`make serve` again"
+                f"; to add it, run `make export MODEL={self.model} CHECKPOINT=<file> "
+                "LABELS=<its data set>`, and start `make serve PLATFORM=cpu_fp32` again (cpu or "
+                "int8 after `make calibrate`)"
             )
             raise ModelMissing(
                 f"the server at {self.url} does not offer {self.model!r}; it offers "
@@ -199,9 +205,10 @@ class TritonClient:
         gives = {t.name: (t.datatype, list(t.shape)) for t in metadata.outputs}
         if not follows_contract(takes, gives) or len(steps) != 2:
             raise ServerMismatch(
-                f"model {model!r} at {self.url} takes {takes} and gives {gives}; expected an "
-                f"ensemble of two models that takes {EXPECTED_INPUTS} and gives FP32 logits [C], "
-                "probabilities [C], weights [-1] and frame_logits [-1, C]"
+                f"model {model!r} at {self.url} takes {to_words(takes)} and gives "
+                f"{to_words(gives)}; expected an ensemble of two models that takes "
+                f"{to_words(EXPECTED_INPUTS)} and gives FP32 logits [C], probabilities [C], "
+                "weights [-1] and frame_logits [-1, C]"
             )
         frames_step, clip_step = steps
         return Contract(

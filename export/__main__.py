@@ -156,7 +156,11 @@ def export_source(source: Source, repository: Path, build_folder: Path) -> None:
     try:
         calibration = read_calibration(ranges_path(source.path), checkpoint)
     except ExportError as error:
-        print(f"export: no INT8: {error}", file=sys.stderr)
+        print(
+            f"export: no INT8: {error}; `{source.to_make('calibrate')} DATA=<faces>` writes it for "
+            "another export",
+            file=sys.stderr,
+        )
         calibration = None
     for written in export(checkpoint, calibration, repository, build_folder):
         print(written)
@@ -176,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
                     file=sys.stderr,
                 )
                 continue
+            if args.again:
+                print(f"export: {source.network} from {source.path}", flush=True)
             export_source(source, args.repository, args.build)
         if args.model == ALL:
             for name in NETWORKS:

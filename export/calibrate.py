@@ -97,16 +97,11 @@ def read_calibration(path: Path, checkpoint: Checkpoint) -> Calibration:
     try:
         content = Calibration(**json.loads(path.read_text()))
     except FileNotFoundError as error:
-        raise ExportError(f"{path} is not there; `make calibrate DATA=...` writes it") from error
+        raise ExportError(f"{path} is not there") from error
     except (OSError, ValueError, TypeError) as error:
-        raise ExportError(
-            f"{path} cannot be read ({error}); `make calibrate DATA=...` writes it anew"
-        ) from error
+        raise ExportError(f"{path} cannot be read ({error})") from error
     if content.fingerprint != fingerprint(checkpoint):
-        raise ExportError(
-            f"{path} was measured on other weights or preprocessing; "
-            "`make calibrate DATA=...` measures it anew"
-        )
+        raise ExportError(f"{path} was measured on other weights or preprocessing")
     return content
 
 
@@ -202,12 +197,14 @@ def main(argv: list[str] | None = None) -> int:
         words = args.note or args.faces.name
         calibration = calibrate(checkpoint, faces.images, words, args.percentile)
         target = ranges_path(source.path)
+        if target.exists():
+            print(f"{target} is replaced", file=sys.stderr)
         write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
     except ExportError as error:
         print(f"export.calibrate: {error}", file=sys.stderr)
         return 1
-    print(target)
-    print("`make export` with the same CHECKPOINT builds INT8 from it")
+    print(f"{target}: of {len(faces.images)} faces")
+    print(f"`{source.to_make('export')}` builds INT8 from it")
     return 0
 
 

@@ -84,7 +84,7 @@ class Checkpoint:
         if self.variant not in network.variants:
             expected = " or ".join(map(repr, network.variants)) if network.variants[0] else "none"
             raise CheckpointError(
-                f"variant is {self.variant!r}; {network.title} has {expected} (--variant)"
+                f"variant is {self.variant!r}; {network.title} has {expected} (VARIANT=, --variant)"
             )
         size, color = self.preprocessing.size, self.preprocessing.color
         if size not in network.sizes or color not in network.colors:
@@ -97,7 +97,7 @@ class Checkpoint:
         if len(self.labels) != num_classes:
             raise CheckpointError(
                 f"{len(self.labels)} labels ({', '.join(self.labels)}) for {num_classes} classes "
-                f"({network.classifier} in the checkpoint); name the labels with --labels"
+                f"({network.classifier} in the checkpoint); name the labels with LABELS= (--labels)"
             )
 
 
@@ -195,12 +195,30 @@ def check_embedder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: state[k] for k in taken}
 
 
-def check_state(state: Mapping[str, Tensor], network: Network, variant: str) -> None:
-    """Refuse weights that are not exactly a network's.
+def refuse_others(state: Mapping[str, Tensor], network: Network) -> None:
+    """Refuse an authors' file whose names are all of another network, and say of which."""
 
-    Raises:
-        CheckpointError: naming the missing, unexpected or misshapen parameters.
-    """
+    def fits(other: Network) -> bool:
+        renamed = {other.rename(key): value for key, value in state.items()}
+        return any(
+            renamed.keys() == expected_shapes(renamed, other, variant).keys()
+            for variant in other.variants
+        )
+
+    if fits(network):
+        return
+    other = next((other for other in NETWORKS.values() if fits(other)), None)
+    if other:
+        raise CheckpointError(
+            f"the weights are {other.title}'s, not {network.title}'s: "
+            f"MODEL={other.name} (--model) reads them"
+        )
+
+
+def expected_shapes(
+    state: Mapping[str, Tensor], network: Network, variant: str
+) -> dict[str, Sequence[int]]:
+    """List the parameters that a network has, with as many classes and parts as the weights do."""
     classifier = state.get(network.classifier)
     num_classes = len(classifier) if classifier is not None and classifier.ndim == 1 else 7
     shapes: dict[str, Sequence[int]] = {}
@@ -211,6 +229,16 @@ def check_state(state: Mapping[str, Tensor], network: Network, variant: str) -> 
         if not part.optional or any(name in state for name in names):
             own = part.module.state_dict()
             shapes |= {name: own[names[name]].shape for name in names}
+    return shapes
+
+
+def check_state(state: Mapping[str, Tensor], network: Network, variant: str) -> None:
+    """Refuse weights that are not exactly a network's.
+
+    Raises:
+        CheckpointError: naming the missing, unexpected or misshapen parameters.
+    """
+    shapes = expected_shapes(state, network, variant)
     missing = [k for k in shapes if k not in state]
     unexpected = [k for k in state if k not in shapes]
     if missing or unexpected:
@@ -268,12 +296,13 @@ def read_checkpoint(
         else:
             chosen = NETWORKS[network or "fan"]
             state, metadata = read_torch(path), {}
+            refuse_others(state, chosen)
             state = {chosen.rename(key): value for key, value in state.items()}
         labels = labels or tuple(map(str, json.loads(metadata.get("labels", "[]"))))
         if not labels:
             raise CheckpointError(
-                f"the file does not say its labels; name them with --labels {'|'.join(LABELS)} "
-                "or a text file of one label a line"
+                "the file does not say its labels; name them with LABELS= (--labels) "
+                f"{'|'.join(LABELS)} or a text file of one label a line"
             )
         preprocessing = chosen.preprocessing
         if "preprocessing" in metadata:
@@ -442,6 +471,19 @@ class Source:
     labels: tuple[str, ...] | None = None
     color: Color | None = None
     variant: str | None = None
+
+    def to_make(self, target: str) -> str:
+        """Write the command that has make take it: "make export MODEL=ran CHECKPOINT=ran.pth"."""
+        known = (name for name, labels in LABELS.items() if labels == self.labels)
+        values = {
+            "MODEL": self.network,
+            "CHECKPOINT": None if self.path == shipped(self.network or "fan") else self.path,
+            "LABELS": self.labels and next(known, "<file>"),
+            "COLOR": self.color,
+            "VARIANT": self.variant,
+        }
+        options = (f"{name}={value}" for name, value in values.items() if value)
+        return " ".join(["make", target, *options])
 
     def read(self) -> Checkpoint:
         """Read it.

@@ -166,7 +166,7 @@ def open_plans(checkpoint: Checkpoint, stack: ExitStack) -> list[Rung]:
     try:
         trt, gpu = find_tensorrt(), find_gpu()
     except ExportError as error:
-        print(f"parity: no plans: {error}", file=sys.stderr)
+        print(f"parity: left out: the plans: {error}", file=sys.stderr)
         return []
     frames, pooling = models_of(checkpoint)
     current: dict[str, list[Plan]] = {}
@@ -209,8 +209,10 @@ def run(rung: Rung, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def compare(rungs: list[Rung], faces: Faces) -> list[Row]:
     """Run every rung and hold it against the first."""
     rows = []
+    print(f"parity: {len(faces.images)} faces, {len(rungs)} ways", file=sys.stderr)
     first: tuple[np.ndarray, np.ndarray] | None = None
     for rung in rungs:
+        print(f"parity: {rung.name}", file=sys.stderr)
         features, logits = run(rung, faces.images)
         first = first or (features, logits)
         expected, found = log_softmax(first[1]), log_softmax(logits)

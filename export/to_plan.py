@@ -204,7 +204,10 @@ def exported_plans(root: Path) -> list[Plan]:
             exported.append(plan)
         elif (root / replace(plan, precision="fp16").graph).is_file():
             # Weights without ranges have no INT8, and are served in FP16 all the same.
-            left_out[str(plan.graph)] = "is not there (`make calibrate DATA=...` makes its ranges)"
+            left_out[str(plan.graph)] = (
+                f"is not there (`make calibrate MODEL={plan.network} DATA=<faces>`, with the "
+                "CHECKPOINT and LABELS that were exported, and `make export` again)"
+            )
         elif plan.network != "fan":
             left_out[plan.model] = f"is not exported (`make export MODEL={plan.network}`)"
     if not exported:

@@ -76,7 +76,8 @@ def serve_embedded(platform: Platform, ports: Ports, command: list[str]) -> int:
         print(
             f"Triton serves {', '.join(platform.networks)} on platform {platform.name}: "
             f"gRPC {server.grpc_url}, HTTP {server.http_url}, metrics port {ports.metrics}; "
-            f"log {server.log}. Ctrl-C stops it.",
+            f"log {server.log}. `clients/predict.py --url {server.grpc_url} video.mp4` asks it; "
+            "Ctrl-C stops it.",
             flush=True,
         )
         server.wait()
@@ -97,9 +98,10 @@ def remedy(platform: Platform, missing: Sequence[Path]) -> str:
         return "`make engines` builds it"
     if any("int8" in path.name for path in missing):
         return (
-            "the weights exported last have no measured ranges: `make calibrate DATA=...` with "
-            "their MODEL and CHECKPOINT measures them for another `make export`, PLATFORM=cpu_fp32 "
-            "serves without, and `make export MODEL=all` brings back shipped ones, which have them"
+            "the weights exported last have no measured ranges: `make calibrate DATA=<faces>` with "
+            "their MODEL, CHECKPOINT and LABELS measures them for another `make export`, "
+            "PLATFORM=cpu_fp32 serves without, and `make export MODEL=all` brings back shipped "
+            "ones, which have them"
         )
     return "`make export` does it"
 

@@ -147,7 +147,8 @@ class EmbeddedServer:
 
     def reason(self) -> str:
         """Find the line of the log that says why the server ended."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        text = self.log.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if re.search(r"failed to load|rror:|unable to", line)]
         return f"{(errors or lines or ['no word of why'])[-1].strip()} (log: {self.log})"
 

@@ -25,6 +25,11 @@ class Ports:
 
     def check_free(self) -> None:
         """Refuse ports in use, before a server half-starts on them."""
+        if len({self.http, self.grpc, self.metrics}) < 3:
+            raise ServingError(
+                f"ports {self.http}, {self.grpc} and {self.metrics} are not three; "
+                "HTTP_PORT=, GRPC_PORT= and METRICS_PORT= choose them"
+            )
         for name, port in vars(self).items():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,7 @@
 """Weights are read exactly, or refused with words that say what is wrong with them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from export.__main__ import export
 from export.checkpoint import (
     LABELS,
+    Source,
     build,
     main,
     parse_labels,
@@ -20,6 +22,8 @@ from export.checkpoint import (
 from export.errors import CheckpointError, ExportError
 from export.preprocessing import LUMA, SIZES, Normaliser, Preprocessing, cells_of
 from export.resnet import ResNet18
+
+WEIGHTS = ROOT / "weights"
 
 
 @pytest.fixture
@@ -88,6 +92,26 @@ def test_another_network_is_refused_with_the_count_of_its_strangers(authors_file
         read_checkpoint(authors_file(strangers), labels=LABELS["afew"])
 
 
+@pytest.mark.parametrize("network", ["dan", "ran", "deep_emotion"])
+def test_another_of_our_networks_is_refused_by_its_name(authors_file, network):
+    path = authors_file(random_checkpoint(network=network).state)
+    with pytest.raises(CheckpointError, match=f"not FAN's: MODEL={network} "):
+        read_checkpoint(path, labels=LABELS["afew"])
+
+
+def test_what_make_is_to_be_told_again_is_written_as_it_is_typed():
+    assert Source(WEIGHTS / "fan.safetensors").to_make("export") == "make export"
+    assert Source(WEIGHTS / "deep_emotion.safetensors", "deep_emotion").to_make("calibrate") == (
+        "make calibrate MODEL=deep_emotion"
+    )
+    source = Source(Path("ran.pth"), "ran", LABELS["ferplus"], "rgb", "regions6")
+    assert source.to_make("export") == (
+        "make export MODEL=ran CHECKPOINT=ran.pth LABELS=ferplus COLOR=rgb VARIANT=regions6"
+    )
+    own = Source(Path("fan.pth"), labels=("calm", "wild"))
+    assert own.to_make("export") == "make export CHECKPOINT=fan.pth LABELS=<file>"
+
+
 def test_misshapen_weight_is_refused_by_name_and_shape(authors_file):
     state = {**random_checkpoint().state, "beta.0.weight": torch.zeros(1, 512)}
     with pytest.raises(CheckpointError, match=r"beta.0.weight has shape \[1, 512\].*\[1, 1024\]"):
@@ -95,7 +119,7 @@ def test_misshapen_weight_is_refused_by_name_and_shape(authors_file):
 
 
 def test_labels_are_asked_for_where_the_file_has_none(authors_file):
-    with pytest.raises(CheckpointError, match="name them with --labels fer2013"):
+    with pytest.raises(CheckpointError, match=r"name them with LABELS= \(--labels\) fer2013"):
         read_checkpoint(authors_file())
 
 

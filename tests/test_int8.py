@@ -10,6 +10,7 @@ from onnx_graph import Graph
 from PIL import Image
 
 from export.__main__ import export
+from export.__main__ import main as export_command
 from export.calibrate import fingerprint, main, ranges_path, read_calibration
 from export.checkpoint import write_checkpoint
 from export.errors import ExportError
@@ -165,7 +166,7 @@ def test_ranges_of_other_weights_are_refused(shipped, tmp_path):
     path = ROOT / "weights" / "fan.ranges.json"
     with pytest.raises(ExportError, match="measured on other weights"):
         read_calibration(path, random_checkpoint())
-    with pytest.raises(ExportError, match="make calibrate DATA"):
+    with pytest.raises(ExportError, match=r"none\.json is not there"):
         read_calibration(tmp_path / "none.json", shipped)
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(ExportError, match="cannot be read"):
@@ -178,7 +179,7 @@ def test_fingerprint_knows_weights_and_preprocessing():
     assert fingerprint(one) != fingerprint(random_checkpoint(seed=2))
 
 
-def test_calibration_is_one_command_and_a_percentile_narrows_it(tmp_path):
+def test_calibration_is_one_command_and_a_percentile_narrows_it(tmp_path, capsys):
     faces = np.random.default_rng(0).integers(0, 256, (10, 48, 48), dtype=np.uint8)
     np.savez(tmp_path / "faces.npz", images=faces)
     weights = tmp_path / "mine.safetensors"
@@ -189,10 +190,25 @@ def test_calibration_is_one_command_and_a_percentile_narrows_it(tmp_path):
         assert main([*arguments, "--num-faces", "9", *options]) == 0
         content = json.loads((tmp_path / "mine.ranges.json").read_text())
         assert content["num_faces"] == 9
+        said = capsys.readouterr()
+        assert f"{tmp_path / 'mine.ranges.json'}: of 9 faces\n`make export CHECKPOINT=" in said.out
+        assert ("mine.ranges.json is replaced" in said.err) == bool(options)
         spans.append(content["ranges"]["relu_3"])
     (low, high), (narrow_low, narrow_high) = spans
     assert low == narrow_low == 0
     assert 0.2 * high < narrow_high < 0.95 * high
+
+
+def test_export_without_ranges_says_how_to_measure_them(tmp_path, capsys):
+    weights = tmp_path / "mine.safetensors"
+    write_checkpoint(random_checkpoint(network="deep_emotion"), weights)
+    repository = copy_repository(tmp_path / "model_repository")
+    command = ["--checkpoint", weights, "--repository", repository, "--build", tmp_path / "build"]
+    assert export_command(list(map(str, command))) == 0
+    assert capsys.readouterr().err == (
+        f"export: no INT8: {tmp_path / 'mine.ranges.json'} is not there; "
+        f"`make calibrate CHECKPOINT={weights} DATA=<faces>` writes it for another export\n"
+    )
 
 
 def test_faces_come_from_folders_named_for_their_labels(tmp_path):

@@ -133,7 +133,8 @@ def test_plot_shows_weights_and_faces(predict, sample, tmp_path):
     picture = cv2.imread(str(tmp_path / "weights.png"))
     assert picture.shape[1] > 1000
     blue, orange = (180, 119, 31), (14, 127, 255)  # BGR of the paper's two colours
-    for color in (blue, orange):
+    no_face = (237, 237, 237)
+    for color in (blue, orange, no_face):
         assert (np.abs(picture.astype(int) - color).max(axis=2) < 3).sum() > 500
     assert [path.name for path in tmp_path.iterdir()] == ["weights.png"]
 
@@ -220,6 +221,7 @@ def test_bad_video_is_told_in_one_line(predict, bad, name, words):
         ["video.mp4", "--timeout", "soon"],
         ["video.mp4", "--url", "http://localhost:8001"],
         ["video.mp4", "--url", "localhost"],
+        ["video.mp4", "--url", "localhost:99999"],
         ["video.mp4", "--plot", "weights.jpg"],
         ["video.mp4", "--annotate", "/no/such/folder/seen.mp4"],
     ],
@@ -303,8 +305,8 @@ def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):
 
 def test_model_of_another_contract_is_told_in_one_line(predict, sample):
     line = one_line(predict(sample, "--model", "fan_attention"))
-    assert "takes {'features': ('FP32', [-1, 512])}" in line
-    assert "takes {'frames': ('UINT8', [-1, 224, 224, 3])}" in line
+    assert "takes features FP32 [-1, 512] and gives" in line
+    assert "takes frames UINT8 [-1, 224, 224, 3] and gives" in line
 
 
 def test_request_that_takes_too_long_is_told_in_one_line(predict, sample):

@@ -95,7 +95,7 @@ def test_patch_that_makes_no_sense_is_refused(size, stride):
 @pytest.mark.parametrize("model", ["fan", "deep_emotion"])
 def test_picture_is_mapped_and_drawn(saliency, picture, tmp_path, model):
     done = saliency(picture, "--model", model, "--patch", 64, "--stride", 32)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "map: saliency.png\n")
     first, second = done.stdout.splitlines()
     assert first.startswith(("happy  ", "fear  "))
     assert second.startswith("falls most, to ")

@@ -55,7 +55,7 @@ def test_int8_without_ranges_says_what_to_do(tmp_path, capsys):
     repository = copy_repository(tmp_path / "model_repository")
     error = fails(capsys, "--platform", "cpu", "--repository", str(repository))
     assert "model_int8.onnx" in error
-    assert "make calibrate DATA=" in error
+    assert "make calibrate DATA=<faces>" in error
     assert "PLATFORM=cpu_fp32" in error
     assert "`make export MODEL=all` brings back shipped ones" in error
 
@@ -69,6 +69,12 @@ def test_port_in_use_is_refused_before_the_start(repository, capsys):
         error = fails(capsys, *arguments, "--grpc-port", port)
     assert f"port {port}" in error
     assert "GRPC_PORT=" in error
+
+
+def test_ports_that_are_not_three_are_refused(repository, capsys):
+    arguments = ["--platform", "cpu_fp32", "--repository", str(repository)]
+    error = fails(capsys, *arguments, "--http-port", "18010", "--grpc-port", "18010")
+    assert "ports 18010, 18010 and 8002 are not three; HTTP_PORT=, GRPC_PORT=" in error
 
 
 def test_model_that_does_not_load_ends_the_start_with_tritons_words(tmp_path, repository):

@@ -553,6 +553,8 @@ def test_evaluation_numbers_the_data_as_the_checkpoint_does(tmp_path, capsys):
         assert evaluate.main(command) == 0
         tables.append((tmp_path / data / "report.md").read_text().partition("| system")[2])
     assert tables[0] == tables[1]
+    assert evaluate.main([*command, "--num-clips", "10"]) == 0
+    assert "afew.npz, 10 of 14 chosen at random" in (tmp_path / "afew" / "report.md").read_text()
     command[command.index("afew")] = "ckplus"
     assert evaluate.main(command) == 1
     assert "expected angry, disgust" in capsys.readouterr().err
@@ -808,6 +810,9 @@ def test_a_users_commands_end_in_a_checkpoint_and_a_report(tmp_path, capsys):
     command += ["--init", str(tmp_path / "Resnet18_FER+_pytorch.pth.tar")]
     assert main([*command, "--phases", "56x2", "--clip-epochs", "1"]) == 0
     read_checkpoint(out / "fan.safetensors")
+    said = capsys.readouterr().out
+    assert said.startswith("not measured: no VALIDATION=")
+    assert f"`make export CHECKPOINT={out / 'fan.safetensors'}`" in said
     command = [str(tmp_path / "faces.npz"), "--checkpoint", str(out / "fan.safetensors")]
     command += ["--out", str(tmp_path / "report"), "--seeds", "2", "--lengths", "1", "3"]
     command += ["--embedder", str(out / "stills" / "embedder.pth.tar")]

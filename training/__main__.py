@@ -63,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint = train_network(args.model, data, validation, options)
         path = args.out / f"{args.model}.safetensors"
         write_checkpoint(checkpoint, path)
-        print(f"{path}: `make evaluate CHECKPOINT={path} DATA=...` measures it")
+        print(checkpoint.notes.get("measured", "not measured: no VALIDATION= (--validation)"))
+        print(f"{path}: `make evaluate CHECKPOINT={path} DATA=...` measures it further,")
+        print(f"`make export CHECKPOINT={path}` has it served; how it went: {args.out}/*/log.csv")
 
     return run_command(
         "training", command, "stopped; the same command goes on from its last saved state"

@@ -287,7 +287,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--usage", default="PublicTest", choices=USAGES, help="rows of a CSV (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=Path("build/evaluation"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/evaluation"),
+        help="folder for report and confusion matrix (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num-clips",
+        type=whole(1),
+        help="measure on so many alone, chosen at random: a first look (default: all)",
+    )
     parser.add_argument(
         "--seeds",
         type=whole(1, 100),
@@ -311,9 +321,15 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         args.checkpoint = source_of(args).path
         checkpoint, data = read(args)
+        num_clips = len(data)
+        if args.num_clips:
+            chosen = np.random.default_rng(0).permutation(num_clips)[: args.num_clips]
+            data = data.choose(chosen)
         embedder = read_embedder(args.embedder) if args.embedder else None
         report = evaluate(checkpoint, data, range(args.seeds), args.lengths, embedder)
         source = data.name + (f", rows {args.usage}" if args.data.suffix == ".csv" else "")
+        if len(data) < num_clips:
+            source += f", {len(data)} of {num_clips} chosen at random"
         print(write_report(report, data, args.checkpoint, source, args.out))
         print(f"{args.out / 'report.md'}  {args.out / 'confusion.png'}")
 
