@@ -275,8 +275,9 @@ class TritonClient:
         return self.run_step(self.contract.frames_step, {"frames": faces})
 
     def pool(self, tensors: Tensors) -> ClipAnswer:
-        """Pool what `embed` gave of a whole clip's faces, in time order."""
-        return self.read_answer({**tensors, **self.run_step(self.contract.clip_step, tensors)})
+        """Pool what `embed` gave of a whole clip's faces, in time order; `tensors` is emptied."""
+        kept = {name: tensors[name] for name in (*OUTPUTS, *EXTRAS) if name in tensors}
+        return self.read_answer({**kept, **self.run_step(self.contract.clip_step, tensors)})
 
     def ask(self, faces: np.ndarray) -> ClipAnswer:
         """Ask of a whole clip of up to `contract.max_frames` faces in one request."""
@@ -285,8 +286,11 @@ class TritonClient:
         return self.read_answer({name: result.as_numpy(name) for name in names})
 
     def run_step(self, step: Step, tensors: Tensors) -> Tensors:
-        """Run one of the ensemble's models; tensors go by the ensemble's names, in and out."""
-        inputs = {mine: tensors[shared] for mine, shared in step.inputs.items()}
+        """Run one of the ensemble's models; tensors go by the ensemble's names, in and out.
+
+        What is sent is taken out of `tensors`.
+        """
+        inputs = {mine: tensors.pop(shared) for mine, shared in step.inputs.items()}
         result = self.infer(step.model, inputs)
         return {shared: result.as_numpy(mine) for mine, shared in step.outputs.items()}
 
@@ -303,13 +307,11 @@ class TritonClient:
     def infer(
         self, model: str, arrays: Tensors, outputs: list[Any] | None = None
     ) -> grpcclient.InferResult:
-        """Send tensors to one model, again while the server is unavailable."""
-        datatypes = {"uint8": "UINT8", "float32": "FP32"}
-        inputs = []
-        for name, array in arrays.items():
-            tensor = grpcclient.InferInput(name, list(array.shape), datatypes[str(array.dtype)])
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
+        """Send tensors to one model, again while the server is unavailable; `arrays` is emptied.
+
+        An hour's features are 74 MB, and a request of them holds copies of its own.
+        """
+        inputs = [to_input(name, arrays.pop(name)) for name in tuple(arrays)]
         return self.retrying(
             self.client.infer, model, inputs, outputs=outputs, client_timeout=self.timeout_s
         )
@@ -427,10 +429,15 @@ class ClipStream:
         return self.client.pool(join(chunks))
 
 
-def join(chunks: list[Tensors]) -> Tensors:
-    """Join what was given of a clip's chunks, and empty the chunks.
+def to_input(name: str, array: np.ndarray) -> grpcclient.InferInput:
+    """Copy an array into one input of a request."""
+    datatypes = {"uint8": "UINT8", "float32": "FP32"}
+    tensor = grpcclient.InferInput(name, list(array.shape), datatypes[str(array.dtype)])
+    tensor.set_data_from_numpy(array)
+    return tensor
 
-    An hour's features are 74 MB, and a request of them holds several copies: none is kept longer.
-    """
+
+def join(chunks: list[Tensors]) -> Tensors:
+    """Join what was given of a clip's chunks, and empty the chunks: memory holds them once."""
     names = tuple(chunks[0])
     return {name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in names}

@@ -1,14 +1,16 @@
 """Servers that a test cannot easily start for real: not ready, busy for a moment, of other dims."""
 
 import time
+import weakref
 from concurrent import futures
 
 import grpc
+import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
-from clients.triton import TritonClient
+from clients.triton import Contract, Step, TritonClient
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -154,3 +156,23 @@ def test_restricted_protocol_is_a_refusal_though_it_looks_unavailable(serve):
     with pytest.raises(RequestRefused, match="restricted"), serve(fake):
         pass
     assert fake.calls == 1
+
+
+def test_pooled_features_are_held_by_their_request_alone(monkeypatch):
+    tensors = {"features": np.zeros((3, 512), np.float32)}
+    features = weakref.ref(tensors["features"])
+    client = TritonClient("127.0.0.1:1")
+    first = Step("fan_embedder", {"frames": "frames"}, {"features": "features"})
+    second = Step("fan_attention", {"features": "features"}, {"logits": "logits"})
+    client.contract = Contract("fan", ("1",), first, second, 128, ("happy",), ())
+    held = []
+
+    def send(call, model, inputs, **options):
+        held.append(features() is not None)
+        raise RequestRefused(model)
+
+    monkeypatch.setattr(client, "retrying", send)
+    with pytest.raises(RequestRefused, match="fan_attention"):
+        client.pool(tensors)
+    assert held == [False]  # an hour of them is 74 MB
+    client.client.close()
