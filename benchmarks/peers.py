@@ -41,7 +41,7 @@ from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns, to_table
 from clients.command import number
 from clients.errors import FerError
-from clients.triton import TritonClient
+from clients.triton import TritonClient, to_input
 from export.checkpoint import Source, build
 from export.errors import ExportError
 from export.remembered import recall
@@ -188,7 +188,8 @@ def served(
     """Have clients ask for clips, each in a thread of its own, with one request in flight."""
 
     def job(times: int) -> int:
-        # Drawn by whoever is free: with a share for each, the first to end would leave a core idle.
+        # Drawn by whoever is free, as the GIL allows: with a share for each, the first to end would
+        # leave a core idle.
         requests = iter(range(times * len(asks)))
 
         def ask_on(ask: Ask) -> None:
@@ -273,7 +274,7 @@ def naive_triton(bench: Bench) -> Contender:
 
     def ask(client: TritonClient, clip: np.ndarray) -> np.ndarray:
         floats = (frame.astype(np.float32)[np.newaxis] for frame in clip)
-        answers = [client.infer(naive.MODEL, {"frames": frame}) for frame in floats]
+        answers = [client.infer(naive.MODEL, [to_input("frames", frame)]) for frame in floats]
         return np.concatenate([answer.as_numpy("features") for answer in answers])
 
     clients = [TritonClient(server.grpc_url) for _ in CLIENTS]  # it serves no network to enter

@@ -36,7 +36,7 @@ from matplotlib.patches import Polygon
 logger = logging.getLogger(__name__)
 
 NUM_FACES = 8  # shown above the plot
-LACKING_COLOR = "0.93"
+NO_FACE_COLOR = "0.93"
 SELF_COLOR = "tab:blue"  # the paper's colours: blue for self-attention,
 WEIGHT_COLOR = "tab:orange"  # orange for the final weights
 OUTLINE_COLOR = "tab:cyan"  # of where in a face the network looked
@@ -74,7 +74,7 @@ def plot(result: Result, video: Path, target: Path) -> None:
         axes.set_title(f"{result.faces[i].pts_seconds:.2f} s\n{strengths[i]:.1%}", fontsize=9)
         axes.axis("off")
     draw_weights(figure.add_subplot(rows[1, :]), result)
-    where = "; in cyan, where it looked most" if counted and outline(result, counted[0]) else ""
+    where = "; in cyan, where it looked" if outline(result, counted[0]) else ""
     figure.suptitle(f"{video.name}: {result.emotion} ({result.probabilities.max():.1%}){where}")
     with whole(target) as partial:
         figure.savefig(partial, format="png", dpi=110)
@@ -89,7 +89,7 @@ def trace(axes: Axes, corners: np.ndarray, linewidth: float, alpha: float = 1.0)
 
 
 def draw_weights(axes: Axes, result: Result) -> None:
-    """Draw the frames' shares over time; without a face they are gray, or empty in a long video."""
+    """Draw the frames' shares over time; gray where there was no face, if bars are drawn."""
     times = np.array([face.pts_seconds for face in result.faces])
     name = "final weight" if result.has_attention else f"each face alone: {result.emotion}"
     series = [(name, result.strengths, WEIGHT_COLOR)]
@@ -99,10 +99,7 @@ def draw_weights(axes: Axes, result: Result) -> None:
     if len(times) <= MAX_BARS:
         every = [sighting.pts_seconds for sighting in result.sightings]
         width = 0.8 * float(np.diff(every).min()) if len(every) > 1 else 0.1
-        lacking = [sighting.pts_seconds for sighting in result.sightings if sighting.box is None]
-        for time in lacking:
-            label = "no face" if time == lacking[0] else None
-            axes.axvspan(time - width / 2, time + width / 2, color=LACKING_COLOR, label=label)
+        shade_missing(axes, result, width)
         for place, (name, shares, color) in enumerate(series):
             offset = (place - (len(series) - 1) / 2) * width / len(series)
             axes.bar(times + offset, shares, width / len(series), label=name, color=color)
@@ -114,6 +111,15 @@ def draw_weights(axes: Axes, result: Result) -> None:
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
+
+
+def shade_missing(axes: Axes, result: Result, width: float) -> None:
+    """Make the frames without a face gray, `width` seconds of each, from bottom to top."""
+    missing = [sighting.pts_seconds for sighting in result.sightings if sighting.box is None]
+    if missing:
+        spans = [(time - width / 2, width) for time in missing]
+        place = axes.get_xaxis_transform()
+        axes.broken_barh(spans, (0, 1), transform=place, color=NO_FACE_COLOR, label="no face")
 
 
 def crop_faces(video: Path, faces: list[Sighting]) -> list[np.ndarray]:
@@ -223,7 +229,7 @@ def draw_map(saliency: Saliency, name: str, target: Path) -> None:
         trace(axes, to_pixels(box_corners(np.array(saliency.box) / FACE_SIZE)), linewidth=1.5)
         axes.axis("off")
     points = matplotlib.ticker.FuncFormatter(lambda fall, _: f"{100 * fall:.3g}")
-    label = f"fall of {saliency.emotion}, points: each pixel's mean of what covered it"
+    label = f"mean fall of {saliency.emotion} where covered, points"
     figure.colorbar(heat, ax=right, shrink=0.85, label=label, format=points)
     answer = f"{saliency.emotion} ({saliency.probabilities.max():.1%})"
     figure.suptitle(f"{name}: {answer}, as {saliency.model} sees it")

@@ -176,10 +176,11 @@ class TritonClient:
             contract = self.read_contract(self.model)
         except ModelMissing as error:
             offered = ", ".join(contract.model for contract in self.read_contracts())
+            options = f"MODEL={self.model} CHECKPOINT=<file> LABELS=<its data set>"
             remedy = (
-                f"; to add it, run `make export MODEL={self.model} CHECKPOINT=<file> "
-                "LABELS=<its data set>`, and start `make serve PLATFORM=cpu_fp32` again (cpu or "
-                "int8 after `make calibrate`)"
+                f"; to add it, run `make export {options}`, where its weights are not shipped, and "
+                "start `make serve PLATFORM=cpu_fp32` again (for PLATFORM=cpu, then "
+                f"`make calibrate {options} DATA=<faces>` and the same export once more)"
             )
             raise ModelMissing(
                 f"the server at {self.url} does not offer {self.model!r}; it offers "
@@ -235,7 +236,7 @@ class TritonClient:
         """Ask a network for its labels, which only come with an answer: of one black frame."""
         face = np.zeros((1, FACE_SIZE, FACE_SIZE, 3), np.uint8)
         wanted = [grpcclient.InferRequestedOutput("probabilities", class_count=MAX_CLASSES)]
-        answer = self.infer(model, {"frames": face}, wanted).as_numpy("probabilities")
+        answer = self.infer(model, [to_input("frames", face)], wanted).as_numpy("probabilities")
         classes = [entry.decode().split(":", 2) for entry in answer]  # value:index:label
         if any(len(entry) != 3 for entry in classes):
             raise ServerMismatch(
@@ -275,13 +276,17 @@ class TritonClient:
         return self.run_step(self.contract.frames_step, {"frames": faces})
 
     def pool(self, tensors: Tensors) -> ClipAnswer:
-        """Pool what `embed` gave of a whole clip's faces, in time order; `tensors` is emptied."""
+        """Pool what `embed` gave of a whole clip's faces, in time order.
+
+        What is sent is taken out of `tensors`: an hour's features are 74 MB, and their request
+        holds copies of its own.
+        """
         kept = {name: tensors[name] for name in (*OUTPUTS, *EXTRAS) if name in tensors}
         return self.read_answer({**kept, **self.run_step(self.contract.clip_step, tensors)})
 
     def ask(self, faces: np.ndarray) -> ClipAnswer:
         """Ask of a whole clip of up to `contract.max_frames` faces in one request."""
-        result = self.infer(self.model, {"frames": faces})
+        result = self.infer(self.model, [to_input("frames", faces)])
         names = (*OUTPUTS, *self.contract.extras)
         return self.read_answer({name: result.as_numpy(name) for name in names})
 
@@ -290,7 +295,9 @@ class TritonClient:
 
         What is sent is taken out of `tensors`.
         """
-        inputs = {mine: tensors.pop(shared) for mine, shared in step.inputs.items()}
+        inputs = [to_input(mine, tensors[shared]) for mine, shared in step.inputs.items()]
+        for shared in step.inputs.values():
+            tensors.pop(shared, None)
         result = self.infer(step.model, inputs)
         return {shared: result.as_numpy(mine) for mine, shared in step.outputs.items()}
 
@@ -305,13 +312,9 @@ class TritonClient:
         return ClipAnswer(**answer, model_version=version)
 
     def infer(
-        self, model: str, arrays: Tensors, outputs: list[Any] | None = None
+        self, model: str, inputs: list[grpcclient.InferInput], outputs: list[Any] | None = None
     ) -> grpcclient.InferResult:
-        """Send tensors to one model, again while the server is unavailable; `arrays` is emptied.
-
-        An hour's features are 74 MB, and a request of them holds copies of its own.
-        """
-        inputs = [to_input(name, arrays.pop(name)) for name in tuple(arrays)]
+        """Send tensors to one model, again while the server is unavailable."""
         return self.retrying(
             self.client.infer, model, inputs, outputs=outputs, client_timeout=self.timeout_s
         )

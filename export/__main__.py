@@ -157,8 +157,8 @@ def export_source(source: Source, repository: Path, build_folder: Path) -> None:
         calibration = read_calibration(ranges_path(source.path), checkpoint)
     except ExportError as error:
         print(
-            f"export: no INT8: {error}; `{source.to_make('calibrate')} DATA=<faces>` writes it for "
-            "another export",
+            f"export: no INT8: {error}; `{source.to_make('calibrate')} DATA=<faces>` measures it, "
+            "then export again",
             file=sys.stderr,
         )
         calibration = None

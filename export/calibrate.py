@@ -197,13 +197,12 @@ def main(argv: list[str] | None = None) -> int:
         words = args.note or args.faces.name
         calibration = calibrate(checkpoint, faces.images, words, args.percentile)
         target = ranges_path(source.path)
-        if target.exists():
-            print(f"{target} is replaced", file=sys.stderr)
+        replaced = target.exists()
         write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
     except ExportError as error:
         print(f"export.calibrate: {error}", file=sys.stderr)
         return 1
-    print(f"{target}: of {len(faces.images)} faces")
+    print(f"{target}: of {len(faces.images)} faces{', in place of what was there' * replaced}")
     print(f"`{source.to_make('export')}` builds INT8 from it")
     return 0
 

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
@@ -210,8 +211,8 @@ def refuse_others(state: Mapping[str, Tensor], network: Network) -> None:
     other = next((other for other in NETWORKS.values() if fits(other)), None)
     if other:
         raise CheckpointError(
-            f"the weights are {other.title}'s, not {network.title}'s: "
-            f"MODEL={other.name} (--model) reads them"
+            f"the weights are {other.title}'s, not {network.title}'s: to export, convert or "
+            f"measure them, add MODEL={other.name} (--model)"
         )
 
 
@@ -478,11 +479,11 @@ class Source:
         values = {
             "MODEL": self.network,
             "CHECKPOINT": None if self.path == shipped(self.network or "fan") else self.path,
-            "LABELS": self.labels and next(known, "<file>"),
+            "LABELS": self.labels and next(known, "labels.txt"),
             "COLOR": self.color,
             "VARIANT": self.variant,
         }
-        options = (f"{name}={value}" for name, value in values.items() if value)
+        options = (f"{k}={quote(str(v))}" for k, v in values.items() if v)
         return " ".join(["make", target, *options])
 
     def read(self) -> Checkpoint:

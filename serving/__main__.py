@@ -73,11 +73,12 @@ def serve_embedded(platform: Platform, ports: Ports, command: list[str]) -> int:
     with EmbeddedServer(platform, ports) as server:
         if command:
             return run_beside(server, command)
+        model = "" if "fan" in platform.networks else f" --model {platform.networks[0]}"
         print(
             f"Triton serves {', '.join(platform.networks)} on platform {platform.name}: "
             f"gRPC {server.grpc_url}, HTTP {server.http_url}, metrics port {ports.metrics}; "
-            f"log {server.log}. `clients/predict.py --url {server.grpc_url} video.mp4` asks it; "
-            "Ctrl-C stops it.",
+            f"log {server.log}. Ctrl-C stops it. To ask it: "
+            f"clients/predict.py video.mp4 --url {server.grpc_url}{model}",
             flush=True,
         )
         server.wait()

@@ -86,5 +86,7 @@ def test_the_plans_of_the_document_are_plans(monkeypatch):
 def test_copied_configs_name_the_network_alone(tmp_path):
     copy_repository(tmp_path / "model_repository")
     subprocess.run(["sh", "-e", "-c", block("sh")], check=True, cwd=tmp_path)
-    for path in (tmp_path / "model_repository").glob("two_layers*/**/*.pbtxt"):
+    copied = list((tmp_path / "model_repository").glob("two_layers*/**/*.pbtxt"))
+    assert len(copied) == 5
+    for path in copied:
         assert not re.search(r"\bdan", path.read_text()), path

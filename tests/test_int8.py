@@ -191,8 +191,9 @@ def test_calibration_is_one_command_and_a_percentile_narrows_it(tmp_path, capsys
         content = json.loads((tmp_path / "mine.ranges.json").read_text())
         assert content["num_faces"] == 9
         said = capsys.readouterr()
-        assert f"{tmp_path / 'mine.ranges.json'}: of 9 faces\n`make export CHECKPOINT=" in said.out
-        assert ("mine.ranges.json is replaced" in said.err) == bool(options)
+        assert f"{tmp_path / 'mine.ranges.json'}: of 9 faces" in said.out
+        assert "`make export CHECKPOINT=" in said.out
+        assert ("in place of what was there" in said.out) == bool(options)
         spans.append(content["ranges"]["relu_3"])
     (low, high), (narrow_low, narrow_high) = spans
     assert low == narrow_low == 0
@@ -205,10 +206,10 @@ def test_export_without_ranges_says_how_to_measure_them(tmp_path, capsys):
     repository = copy_repository(tmp_path / "model_repository")
     command = ["--checkpoint", weights, "--repository", repository, "--build", tmp_path / "build"]
     assert export_command(list(map(str, command))) == 0
-    assert capsys.readouterr().err == (
+    assert (
         f"export: no INT8: {tmp_path / 'mine.ranges.json'} is not there; "
-        f"`make calibrate CHECKPOINT={weights} DATA=<faces>` writes it for another export\n"
-    )
+        f"`make calibrate CHECKPOINT={weights} DATA=<faces>` measures it, then export again\n"
+    ) in capsys.readouterr().err
 
 
 def test_faces_come_from_folders_named_for_their_labels(tmp_path):

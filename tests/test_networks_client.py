@@ -122,6 +122,7 @@ def test_networks_that_were_not_exported_are_not_offered(tmp_path, ask):
         with pytest.raises(ModelMissing, match="does not offer 'ran'; it offers dan, fan; ") as e:
             TritonClient(server.grpc_url, "ran").__enter__()
     assert "run `make export MODEL=ran CHECKPOINT=<file> LABELS=<its data set>`" in str(e.value)
+    assert "`make calibrate MODEL=ran CHECKPOINT=<file> LABELS=<its data set> DATA=" in str(e.value)
     assert "start `make serve PLATFORM=cpu_fp32` again" in str(e.value)  # serves it without ranges
     assert [line.split(":")[0] for line in listed.splitlines()] == ["dan", "fan"]
 

@@ -532,10 +532,12 @@ def test_teachers_are_named_on_the_command_line(tmp_path, capsys):
     assert "missing.pth: no such file" in capsys.readouterr().err
 
 
-def test_teachers_of_nothing_are_refused(tmp_path):
+def test_teachers_and_learning_rate_of_nothing_are_refused(tmp_path):
     teacher = random_checkpoint(network="deep_emotion")
     with pytest.raises(TrainingError, match="only stage one learns from them"):
         train(dataset(), None, options(tmp_path, phases=(), teachers=(teacher,)))
+    with pytest.raises(TrainingError, match="--learning-rate: it is stage one's"):
+        train(dataset(), None, options(tmp_path, phases=(), learning_rate=0.1))
 
 
 def test_evaluation_numbers_the_data_as_the_checkpoint_does(tmp_path, capsys):

@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         write_checkpoint(checkpoint, path)
         print(checkpoint.notes.get("measured", "not measured: no VALIDATION= (--validation)"))
         print(f"{path}: `make evaluate CHECKPOINT={path} DATA=...` measures it further,")
-        print(f"`make export CHECKPOINT={path}` has it served; how it went: {args.out}/*/log.csv")
+        print(f"`make export CHECKPOINT={path}`, then `make serve PLATFORM=cpu_fp32`, serves it.")
+        print(f"How it went: {args.out}/*/log.csv")
 
     return run_command(
         "training", command, "stopped; the same command goes on from its last saved state"

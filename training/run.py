@@ -89,6 +89,8 @@ def train(
     embedder = options.initial
     if options.teachers and not options.phases:
         raise TrainingError("--teachers: only stage one learns from them, and --phases is empty")
+    if options.learning_rate is not None and not options.phases:
+        raise TrainingError("--learning-rate: it is stage one's, and --phases is empty")
     if options.phases:
         embedder = train_stills(data, validation, options)
     return with_figures(train_clips(data, validation, embedder, options, each_epoch), validation)
