@@ -212,7 +212,7 @@ def refuse_others(state: Mapping[str, Tensor], network: Network) -> None:
     if other:
         raise CheckpointError(
             f"the weights are {other.title}'s, not {network.title}'s: to export, convert or "
-            f"measure them, add MODEL={other.name} (--model)"
+            f"measure them, say MODEL={other.name} (--model)"
         )
 
 
