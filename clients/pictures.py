@@ -36,7 +36,7 @@ from matplotlib.patches import Polygon
 logger = logging.getLogger(__name__)
 
 NUM_FACES = 8  # shown above the plot
-NO_FACE_COLOR = "0.93"
+NO_FACE_COLOR = "0.93"  # of frames in which no face was found
 SELF_COLOR = "tab:blue"  # the paper's colours: blue for self-attention,
 WEIGHT_COLOR = "tab:orange"  # orange for the final weights
 OUTLINE_COLOR = "tab:cyan"  # of where in a face the network looked

@@ -120,7 +120,7 @@ def evaluate(
         spoilt.append(systems)
         weights = scores.self_weights if served == SYSTEMS[1] else scores.weights
         weighed.append(weigh(weights, kinds))
-    some = data.choose(np.random.default_rng(0).permutation(len(data))[:NUM_FACES_BY_LENGTH])
+    some = data.sample(NUM_FACES_BY_LENGTH)
     by_length = {}
     for length in lengths:
         scores, _ = score_made_clips(model, some, checkpoint, 0, length, 0)
@@ -323,8 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint, data = read(args)
         num_clips = len(data)
         if args.num_clips:
-            chosen = np.random.default_rng(0).permutation(num_clips)[: args.num_clips]
-            data = data.choose(chosen)
+            data = data.sample(args.num_clips)
         embedder = read_embedder(args.embedder) if args.embedder else None
         report = evaluate(checkpoint, data, range(args.seeds), args.lengths, embedder)
         source = data.name + (f", rows {args.usage}" if args.data.suffix == ".csv" else "")

@@ -146,15 +146,15 @@ def train_network(
                 f"--phases {', '.join(str(p.size) for p in options.phases)} pixels: Deep-Emotion "
                 f"sees {SIZE} and nothing else; expected {SIZE}x<epochs>"
             )
-        options = replace(options, size=SIZE)
+        rate = options.learning_rate or DEEP_EMOTION_RATE
+        options = replace(options, size=SIZE, learning_rate=rate)
     torch.manual_seed(options.seed)
     recipe = recipe_of(options)
     network: Dan | DeepEmotion
     if name == "deep_emotion":
         # Adam as its paper does: with SGD it named 30 % right after six epochs. No weight decays:
         # the network is too small to learn its pictures by heart.
-        rate = options.learning_rate or DEEP_EMOTION_RATE
-        recipe = replace(recipe, learning_rate=rate, adam=True, weight_decay=0.0)
+        recipe = replace(recipe, adam=True, weight_decay=0.0)
         network = DeepEmotion(len(data.label_names), NETWORKS[name].preprocessing)
     else:
         network = Dan(len(data.label_names), preprocessing_of(data, options))
