@@ -12,7 +12,7 @@ CHECKPOINT ?=
 LABELS ?=
 COLOR ?=
 VARIANT ?=
-# What `make serve` runs: default and int8 in the container, cpu and cpu_fp32 embedded.
+# What `make serve` runs: default and int8 in the container, cpu, cpu_openvino and cpu_fp32 embedded.
 PLATFORM ?= default
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
@@ -133,7 +133,7 @@ lock: ## Resolve pyproject.toml and requirements/*.in into pinned packages
 	    | sed 's/+cpu$$//' > requirements/project.txt
 	$(PYTHON) -m venv build/lock/server
 	build/lock/server/bin/pip install -q -r requirements/server.in
-	build/lock/server/bin/pip freeze > requirements/server.txt
+	build/lock/server/bin/pip freeze --exclude openvino-telemetry > requirements/server.txt
 	$(PYTHON) -m venv build/lock/peers
 	build/lock/peers/bin/pip install -q -r requirements/peers.in
 	build/lock/peers/bin/pip freeze --exclude openvino-telemetry > requirements/peers.txt
@@ -171,12 +171,12 @@ build/bindings/%/.installed: | .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(@D) tensorrt-cu13-bindings==$*
 	@touch $@
 
+# No dependencies beside the pinned: OpenVINO's would send events away, and is not needed.
 .venv-server/.installed: requirements/server.txt
 	$(PYTHON) -m venv --clear .venv-server
-	.venv-server/bin/pip install -q --disable-pip-version-check -r requirements/server.txt
+	.venv-server/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/server.txt
 	@touch $@
 
-# No dependencies beside the pinned: OpenVINO's would send events away, and is not needed.
 .venv-peers/.installed: requirements/peers.txt
 	$(PYTHON) -m venv --clear .venv-peers
 	.venv-peers/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers.txt

@@ -45,7 +45,7 @@ matplotlib.use("Agg")  # no display needed
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-PLATFORMS = ("cpu", "cpu_fp32")
+PLATFORMS = ("cpu", "cpu_openvino", "cpu_fp32")
 CLIP = (16,)  # frames: a second and a half of video, at predict.py's 10 a second
 CONCURRENCIES = (1, 2, 4, 8, 16)
 # An ensemble takes up to 128 frames; a longer clip goes in chunks to its first model, and so at the

@@ -5,7 +5,7 @@
 
     in process    PyTorch eager and compiled, ONNX Runtime, OpenVINO
     in Python     FastAPI and LitServe, over HTTP
-    on Triton     as one is first written, and ours: platforms cpu_fp32 and cpu, over gRPC
+    on Triton     as one is first written, and ours: every platform for CPUs, over gRPC
 
 The network is FAN's embedder, of the weights exported last; `fan` is the ensemble, which attends to
 the frames as well. In-process ways run alone with their libraries' defaults. Servers are asked for
@@ -69,7 +69,12 @@ Output = Literal["features", "logits"]
 Ask = Callable[[np.ndarray], np.ndarray]  # clip (N, 224, 224, 3) uint8 -> features or logits
 Job = Callable[[int], int]  # does its smallest piece of work so often; says how many frames
 MODEL_FILES: Mapping[Precision, str] = {"FP32": "model.onnx", "INT8": "model_int8.onnx"}
-PLATFORMS: Mapping[Precision, str] = {"FP32": "cpu_fp32", "INT8": "cpu"}
+# Ours, by what the report calls them.
+PLATFORMS: Mapping[str, tuple[str, Precision]] = {
+    "FP32": ("cpu_fp32", "FP32"),
+    "INT8": ("cpu", "INT8"),
+    "INT8 on OpenVINO": ("cpu_openvino", "INT8"),
+}
 MODELS: Mapping[str, Output] = {"fan_embedder": "features", "fan": "logits"}
 
 
@@ -152,9 +157,9 @@ class Bench:
             self.servers[key] = self.stack.enter_context(EmbeddedServer(platform))
         return self.servers[key]
 
-    def triton(self, precision: Precision) -> EmbeddedServer:
-        """Our Triton, on the platform of a precision."""
-        platform = read_platform(self.repository, PLATFORMS[precision])
+    def triton(self, name: str) -> EmbeddedServer:
+        """Our Triton, on a platform."""
+        platform = read_platform(self.repository, name)
         if platform.missing:
             raise PeerError(f"{platform.missing[0]} is not there; `make export` writes it")
         return self.server(platform)
@@ -283,9 +288,9 @@ def naive_triton(bench: Bench) -> Contender:
     return served([partial(ask, client) for client in clients], bench.clip, "FP32")
 
 
-def our_triton(bench: Bench, precision: Precision, model: str) -> Contender:
+def our_triton(bench: Bench, platform: str, precision: Precision, model: str) -> Contender:
     """Our Triton over gRPC, with the client that predict.py uses."""
-    url = bench.triton(precision).grpc_url
+    url = bench.triton(platform).grpc_url
     clients = [bench.stack.enter_context(TritonClient(url)) for _ in CLIENTS]
     output = MODELS[model]
 
@@ -295,9 +300,11 @@ def our_triton(bench: Bench, precision: Precision, model: str) -> Contender:
     return served([partial(ask, client) for client in clients], bench.clip, precision, output)
 
 
-def our_triton_in_memory(bench: Bench, precision: Precision, model: str) -> Contender:
+def our_triton_in_memory(
+    bench: Bench, platform: str, precision: Precision, model: str
+) -> Contender:
     """Our Triton over gRPC, with frames in memory that client and server share."""
-    url, output = bench.triton(precision).grpc_url, MODELS[model]
+    url, output = bench.triton(platform).grpc_url, MODELS[model]
     clients = [
         bench.stack.enter_context(SharedMemoryClient(url, model, output, bench.clip.shape, index))
         for index in CLIENTS
@@ -314,13 +321,11 @@ LITSERVE_BATCHING = "LitServe batching + ONNX Runtime, FP32"
 NAIVE = "Triton, naive, FP32"
 IN_PROCESS_INT8 = [f"ONNX Runtime, INT8, batches of {batch}" for batch in BATCHES]
 OURS = {
-    f"Triton, {precision}, `{model}`": partial(our_triton, precision=precision, model=model)
-    for precision in PLATFORMS
-    for model in MODELS
-} | {
-    f"Triton, INT8, `{model}`, shared memory": partial(
-        our_triton_in_memory, precision="INT8", model=model
+    f"Triton, {name}, `{model}`{where}": partial(
+        way, platform=platform, precision=precision, model=model
     )
+    for where, way in {"": our_triton, ", shared memory": our_triton_in_memory}.items()
+    for name, (platform, precision) in PLATFORMS.items()
     for model in MODELS
 }
 WAYS: Mapping[str, Callable[[Bench], Contender]] = {

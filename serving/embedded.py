@@ -1,6 +1,6 @@
 """The embedded server: a real Triton, from the wheel nvidia-pytriton, without GPU or container.
 
-    .venv-server/  +  backends/  ->  build/serving/<gRPC port>/  ->  tritonserver
+    .venv-server/  +  backend.py  ->  build/serving/<gRPC port>/  ->  tritonserver
 
 Only the wheel's `tritonserver` binary is used, not PyTriton's API. Its environment stands apart
 because it needs numpy < 2. It is Triton 24.10, which has known vulnerabilities: it listens on
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = ROOT / ".venv-server"
 RUNS = ROOT / "build" / "serving"
 START_TIMEOUT_S = 120
-BACKENDS = Path(__file__).parent / "backends"
+BACKEND = Path(__file__).with_name("backend.py")
+ENGINES = ("onnxruntime", "openvino")  # that it runs, as backends of these names
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Triton and its stubs meet
 # A request's frames are megabytes, which glibc takes from the system anew for each of their copies
 # and gives back: kept, eight clips in flight gave 11 % more frames/s (docs/tuning-server.md).
@@ -116,7 +117,9 @@ class EmbeddedServer:
         """Lay out the backends as this Triton wants them: copies, for it refuses symlinks."""
         shutil.rmtree(self.folder, ignore_errors=True)
         backends = self.folder / "backends"
-        shutil.copytree(BACKENDS, backends, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ENGINES:
+            (backends / name).mkdir(parents=True)
+            shutil.copy(BACKEND, backends / name / "model.py")
         shutil.copytree(triton / "backends" / "python", backends / "python")
         stubs = triton / "python_backend_stubs"
         stub = stubs / python_version(ENVIRONMENT) / "triton_python_backend_stub"

@@ -55,7 +55,7 @@ def test_two_layers_go_from_torch_to_a_served_ensemble(tmp_path, two_layers):
     frames = faces(3)
     with torch.inference_mode():
         expected = module(torch.from_numpy(frames)).frame_logits.numpy()
-    for name, atol in (("cpu_fp32", 1e-4), ("cpu", 0.1)):
+    for name, atol in (("cpu_fp32", 1e-4), ("cpu", 0.1), ("cpu_openvino", 0.1)):
         platform = read_platform(tmp_path / "model_repository", name)
         assert platform.models == ("score_fusion", "two_layers", "two_layers_frames")
         with (
@@ -87,6 +87,6 @@ def test_copied_configs_name_the_network_alone(tmp_path):
     copy_repository(tmp_path / "model_repository")
     subprocess.run(["sh", "-e", "-c", block("sh")], check=True, cwd=tmp_path)
     copied = list((tmp_path / "model_repository").glob("two_layers*/**/*.pbtxt"))
-    assert len(copied) == 5
+    assert len(copied) == 6
     for path in copied:
         assert not re.search(r"\bdan", path.read_text()), path

@@ -56,7 +56,7 @@ def test_gray_pictures_cost_one_channel_and_no_pooling_on_their_way(repository):
 
 
 # Triton's C++ backends refuse a config whose dims say -1 where the graph's do not.
-@pytest.mark.parametrize("platform", ["default", "int8", "cpu", "cpu_fp32"])
+@pytest.mark.parametrize("platform", ["default", "int8", "cpu", "cpu_fp32", "cpu_openvino"])
 def test_graph_has_the_tensors_that_the_config_names(model, repository, platform):
     name, graph = model
     config = read_config(repository / name, platform)

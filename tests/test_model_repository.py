@@ -34,7 +34,7 @@ def contract(config):
 
 
 def test_platforms_are_the_documented_ones():
-    assert PLATFORMS == ["default", "cpu", "cpu_fp32", "int8"]
+    assert PLATFORMS == ["default", "cpu", "cpu_fp32", "cpu_openvino", "int8"]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -50,9 +50,19 @@ def test_platform_config_keeps_the_contract(path):
     assert config.max_batch_size == default.max_batch_size
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cpu_fp32"])
+@pytest.mark.parametrize("platform", ["cpu", "cpu_fp32", "cpu_openvino"])
 def test_cpu_platform_never_falls_back_to_tensorrt(platform, repository):
-    assert read_platform(repository, platform).backends == {"onnxruntime"}
+    assert "tensorrt" not in read_platform(repository, platform).backends
+
+
+def test_openvino_runs_what_is_int8_and_nothing_else(repository):
+    for model in read_platform(repository, "cpu_openvino").models:
+        on_openvino, on_onnxruntime = (
+            read_config(repository / model, name) for name in ("cpu_openvino", "cpu")
+        )
+        assert on_openvino.default_model_filename == on_onnxruntime.default_model_filename
+        is_int8 = on_openvino.default_model_filename == "model_int8.onnx"
+        assert (on_openvino.backend == "openvino") == is_int8
 
 
 @pytest.mark.parametrize("platform", ["default", "int8"])
@@ -69,7 +79,9 @@ def test_all_that_was_exported_is_served_and_nothing_else(repository, tmp_path):
 
 
 def test_unknown_platform_is_refused_with_the_known_ones():
-    with pytest.raises(ServingError, match=r"'nonsense' .* default, cpu, cpu_fp32, int8"):
+    with pytest.raises(
+        ServingError, match=r"'nonsense' .* default, cpu, cpu_fp32, cpu_openvino, int8"
+    ):
         read_platform(REPOSITORY, "nonsense")
 
 

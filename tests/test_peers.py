@@ -4,7 +4,6 @@ import re
 import sys
 import threading
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ IN_THEIR_OWN = [
     *("OpenVINO, FP32", "OpenVINO, INT8, throughput hint"),
     *(peers.FASTAPI, peers.LITSERVE, peers.LITSERVE_BATCHING),
 ]
-IN_FP32_MEMORY = partial(peers.our_triton_in_memory, precision="FP32")
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +86,6 @@ def test_a_client_that_is_free_asks_for_what_is_left():
     assert contender.job(4) == 8
     assert asked["quick"] >= 7
     assert asked.total() == 1 + 8
-
-
-@pytest.mark.parametrize("model", peers.MODELS)
-def test_frames_in_shared_memory_give_the_same_answers(bench, model):
-    contender = IN_FP32_MEMORY(bench, model=model)
-    peers.check(model, contender, bench)
-    assert contender.job(1) == peers.NUM_CLIENTS * peers.CLIP_FRAMES
 
 
 @pytest.mark.skipif(not PEERS_ARE_SET_UP, reason="`make bench-peers` sets up .venv-peers")

@@ -32,7 +32,7 @@ def test_make_serve_lists_the_platforms():
     command = ["make", "-s", "serve", "PLATFORM=nonsense"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "it has default, cpu, cpu_fp32, int8" in done.stderr
+    assert "it has default, cpu, cpu_fp32, cpu_openvino, int8" in done.stderr
 
 
 def test_tensorrt_platform_names_all_that_is_missing(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino  # type: ignore[import-not-found]
+import openvino
 
 
 class Embedder:

@@ -1,28 +1,31 @@
-"""Triton's `onnxruntime` backend, for the embedded server, which ships without one.
+"""Triton's backends `onnxruntime` and `openvino`, for the embedded server, which ships neither.
 
     backend: "onnxruntime"  ->  this file, as a Python-based backend  ->  1/<model file>.onnx
+    backend: "openvino"     ->  the same
 
-It reads what the C++ backend of Triton's container reads from a model's config.pbtxt: the
-tensors, max_batch_size, default_model_filename, and the parameters intra_op_thread_count and
-inter_op_thread_count. One config therefore serves both. It runs in the server's environment
-(numpy < 2), where Triton provides `triton_python_backend_utils`.
+It reads what the C++ backends of Triton's container read from a model's config.pbtxt: the tensors,
+max_batch_size, default_model_filename, and the parameters that name numbers of threads. It runs in
+the server's environment (numpy < 2), where Triton provides `triton_python_backend_utils`.
 """
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # inputs by name -> outputs in order
 
 
 class TritonPythonModel:
     """One instance of one model: the name and the methods are Triton's to choose."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model that the config names.
+        """Load the model that the config names, on the engine that its backend names.
 
         Args:
             args: Triton's; `model_config` is the config as JSON.
@@ -36,9 +39,7 @@ class TritonPythonModel:
         path = Path(args["model_repository"]) / args["model_version"] / filename
         if not path.is_file():
             raise pb_utils.TritonModelException(f"{filename} is missing; `make export` writes it")
-        self.session = onnxruntime.InferenceSession(
-            str(path), session_options(config), providers=["CPUExecutionProvider"]
-        )
+        self.run_engine = ENGINES[config["backend"]](path, self.outputs, config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request, in order; a bad one gets its own error and spoils no other."""
@@ -78,10 +79,10 @@ class TritonPythonModel:
             for name, parts in zip(self.inputs, zip(*requests, strict=True), strict=True)
         }
         try:
-            outputs = self.session.run(self.outputs, feeds)
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no narrower base
+            outputs = self.run_engine(feeds)
+        except Exception as error:  # noqa: BLE001  the engines' errors share no narrower base
             # Its text names files of the server: that is for the log, not for the client.
-            pb_utils.Logger.log_error(f"ONNX Runtime failed: {error}")
+            pb_utils.Logger.log_error(f"the engine failed: {error}")
             reason = "the model failed to run; the server's log says why"
             return [failure(reason, pb_utils.TritonError.INTERNAL) for _ in requests]
         if len(requests) == 1:
@@ -91,15 +92,55 @@ class TritonPythonModel:
         return [success(self.outputs, list(parts)) for parts in split]
 
 
-def session_options(config: dict[str, Any]) -> onnxruntime.SessionOptions:
-    """Share the machine's cores between a model's instances, unless its config says otherwise."""
-    parameters = {k: v["string_value"] for k, v in config.get("parameters", {}).items()}
+def onnx_runtime(path: Path, outputs: list[str], config: dict[str, Any]) -> Run:
+    """Load a model on ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads(config, "intra_op_thread_count")
+    options.inter_op_num_threads = int(parameters(config).get("inter_op_thread_count", 0)) or 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return partial(session.run, outputs)
+
+
+def open_vino(path: Path, outputs: list[str], config: dict[str, Any]) -> Run:
+    """Load a model on OpenVINO."""
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": num_threads(config, "INFERENCE_NUM_THREADS"),
+        "NUM_STREAMS": 1,
+        # Else every instance's process would bind itself to the same first cores.
+        "ENABLE_CPU_PINNING": False,
+        # Else what is not INT8 is computed in bfloat16 where the processor can.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+
+    def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        answers = request.infer(feeds, share_inputs=True)
+        return [answers[name] for name in outputs]
+
+    return run
+
+
+# By the backend's name; each engine is imported where a model asks for it.
+ENGINES: Mapping[str, Callable[[Path, list[str], dict[str, Any]], Run]] = {
+    "onnxruntime": onnx_runtime,
+    "openvino": open_vino,
+}
+
+
+def parameters(config: dict[str, Any]) -> dict[str, str]:
+    """Read a config's parameters."""
+    return {key: entry["string_value"] for key, entry in config.get("parameters", {}).items()}
+
+
+def num_threads(config: dict[str, Any], parameter: str) -> int:
+    """Share the machine's cores between a model's instances, unless a parameter says otherwise."""
     instances = sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1
     share = max(1, len(os.sched_getaffinity(0)) // instances)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0)) or share
-    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0)) or 1
-    return options
+    return int(parameters(config).get(parameter, 0)) or share
 
 
 def success(names: list[str], outputs: list[np.ndarray]) -> Any:
