@@ -320,6 +320,7 @@ LITSERVE = "LitServe + ONNX Runtime, FP32"
 LITSERVE_BATCHING = "LitServe batching + ONNX Runtime, FP32"
 NAIVE = "Triton, naive, FP32"
 IN_PROCESS_INT8 = [f"ONNX Runtime, INT8, batches of {batch}" for batch in BATCHES]
+INT8 = f"ONNX Runtime, INT8, batches of {CLIP_FRAMES}"
 OURS = {
     f"Triton, {name}, `{model}`{where}": partial(
         way, platform=platform, precision=precision, model=model
@@ -423,12 +424,15 @@ def to_comparisons(rates: Rates) -> str:
     """Write Markdown: what each of our ways gains or loses against those to hold it against."""
     peers = [FASTAPI, best_of(rates, [LITSERVE, LITSERVE_BATCHING]), NAIVE]
     in_process = {"FP32": IN_PROCESS_FP32, "INT8": best_of(rates, IN_PROCESS_INT8)}
-    rows = ["| ours | against | ratio | quartiles |", "|---|---|---|---|"]
+    pairs = [(INT8, EAGER), (INT8, IN_PROCESS_FP32)]
     for name in OURS:
-        for base in [in_process["INT8" if "INT8" in name else "FP32"], *peers]:
-            if base and name in rates and base in rates:
-                low, median, high = ratio(rates, name, base)
-                rows.append(f"| {name} | {base} | {median:.2f} | {low:.2f} to {high:.2f} |")
+        precision = "INT8" if "INT8" in name else "FP32"
+        pairs += [(name, base) for base in (in_process[precision], *peers) if base]
+    rows = ["| ours | against | ratio | quartiles |", "|---|---|---|---|"]
+    for name, base in pairs:
+        if name in rates and base in rates:
+            low, median, high = ratio(rates, name, base)
+            rows.append(f"| {name} | {base} | {median:.2f} | {low:.2f} to {high:.2f} |")
     return "\n".join(rows) if len(rows) > 2 else ""
 
 
