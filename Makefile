@@ -55,6 +55,7 @@ DEMO := build/demo
 BINDINGS := 10.16.1.11 11.4.0.106
 # Nothing outside the checkout is written but pip's cache, and nothing is sent anywhere.
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
+export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/build/inductor
 export ORT_DISABLE_TELEMETRY := 1
 
 help: ## Show this help
@@ -84,8 +85,8 @@ calibrate: .venv/.installed ## Measure the ranges for INT8 on DATA=... (faces, .
 	@[ -n "$(DATA)" ] || { echo "calibrate: DATA= names aligned faces: an .npz or a folder of pictures" >&2; exit 1; }
 	@$(VENV) -m export.calibrate "$(DATA)" $(MODEL_OPTIONS)
 
-parity: setup build/.exported ## Compare every precision of MODEL=..., on DATA=... (faces); writes docs/precision[-model].md
-	@$(VENV) -m export.parity $(if $(DATA),"$(DATA)") $(MODEL_OPTIONS) --output docs
+parity: setup build/.exported ## Compare every precision of MODEL=..., on DATA=... (faces; then in docs/, else in build/): precision[-model].md
+	@$(VENV) -m export.parity $(if $(DATA),"$(DATA)") $(MODEL_OPTIONS) --output $(if $(DATA),docs,build)
 
 train: .venv/.installed ## Train MODEL=... on DATA=... (INIT= VALIDATION= LABELS= OUT= DEVICE= OPTIONS=); goes on after a kill
 	@[ -n "$(DATA)" ] || { echo "train: DATA= names labelled faces: README.md says in which forms" >&2; exit 1; }

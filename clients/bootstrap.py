@@ -1,12 +1,14 @@
-"""Goes on with a command that was run by its path as `python -m` runs it.
+"""Goes on with a command that was run by its path, or by a Python without its packages.
 
-    clients/predict.py video.mp4  ->  .venv/bin/python -P -m clients.predict video.mp4
+    clients/predict.py video.mp4            ->  .venv/bin/python -P -m clients.predict video.mp4
+    python3 -m clients.predict video.mp4    ->  the same
 
 Any Python may run this file, so it needs nothing of ours and nothing that is installed.
 """
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +21,8 @@ def go_on_as_module(file: str) -> NoReturn:
     name = Path(file).stem
     if not PYTHON.exists():
         sys.exit(f"{name}.py: {PYTHON} is not there; run `make setup` in {ROOT}")
+    if Path(sys.prefix) == PYTHON.parents[1] and not find_spec("cv2"):
+        sys.exit(f"{name}.py: {PYTHON} has no OpenCV; run `make clean setup` in {ROOT}")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # -P: modules of the folder it is run from must not stand in for ours.
     command = [str(PYTHON), "-P", "-m", f"clients.{name}", *sys.argv[1:]]

@@ -155,9 +155,8 @@ def annotate(result: Result, video: Path, target: Path, *, progress: bool = Fals
         )
         writer.send(None)
         frames = annotated_frames(result, video)
-        bar = tqdm(
-            frames, total=info.num_frames, unit="frame", desc=target.name, disable=not progress
-        )
+        total = result.sightings[-1].index + 1 if result.stopped_early else info.num_frames
+        bar = tqdm(frames, total=total, unit="frame", desc=target.name, disable=not progress)
         for image in bar:
             writer.send(np.ascontiguousarray(image[: size[1], : size[0]]))
         writer.close()

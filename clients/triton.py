@@ -406,6 +406,9 @@ class ClipStream:
 
     def add(self, face: np.ndarray) -> None:
         """Take the next face, (224, 224, 3) uint8; send a chunk when there is one to send."""
+        for chunk in self.chunks[-CHUNKS_IN_FLIGHT:]:
+            if chunk.done():
+                chunk.result()  # one that failed ends the clip now, not when it is waited for
         max_frames = self.client.contract.max_frames
         limit = min(CHUNK_FRAMES, max_frames) if self.chunks else max_frames
         if len(self.pending) == limit:

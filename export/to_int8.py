@@ -242,16 +242,19 @@ def quantisable_tensors(path: Path) -> list[str]:
 
 
 def check_quantisers(model: ModelProto) -> None:
-    """Refuse quantisers that TensorRT would take to mean something else.
+    """Refuse quantisers that TensorRT refuses, or takes to mean something else.
 
     It reads a missing zero-point, and one of uint8, as int8: half the range would be cut off, and
-    it builds such a graph with a warning or none.
+    it builds such a graph with a warning or none. A bias it wants in floating point.
 
     Raises:
         ExportError: naming the first such node.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:
+        if node.op_type == "Conv" and makers.get("".join(node.input[2:])) == "DequantizeLinear":
+            raise ExportError(f"{node.name}: its bias is quantised; expected floating point")
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         if len(node.input) < 3 or node.input[2] not in constants:

@@ -48,6 +48,7 @@ def docker_command(platform: Platform, ports: Ports, release: str, secret: str) 
         # The host's network, so that loopback is the host's and no proxy is in the way.
         *("--network", "host"),
         *("--user", "triton-server", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+        *("--read-only", "--tmpfs", "/tmp"),  # noqa: S108  the container's own
         *("-v", f"{platform.repository.resolve()}:/models:ro"),
         image(release),
         "tritonserver",

@@ -87,6 +87,8 @@ class EmbeddedServer:
             *restrict("model-repository", secrets.token_urlsafe(24)),
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            # NVIDIA's monitor would be started for them, and keep a log under /var.
+            "--allow-gpu-metrics=false",
             # A batch of 128 faces is 19 MB; growing by the default 1 MB would take 19 steps.
             "--backend-config=python,shm-growth-byte-size=33554432",
         ]

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from serving import ServingError
+from serving.platforms import DEFAULT, read_config
 
 REBUILD = "rebuild it with `make engines`"
-KEYS = ("tensorrt", "gpu", "compute_capability", "precision", "onnx", "onnx_sha256", "plan_sha256")
+KEYS = (
+    *("tensorrt", "gpu", "compute_capability"),
+    *("precision", "profile", "onnx", "onnx_sha256", "plan_sha256"),
+)
+PRECISIONS = {"model.plan": "fp16", "model_int8.plan": "int8"}  # as `make engines` names them
 # Asks the container's library itself: which release carries which TensorRT is nowhere promised.
 ASK_TENSORRT = """
 import ctypes
@@ -79,6 +84,7 @@ def check_plan(plan: Path, host: Host, root: Path, release: str) -> None:
     manifest = read_manifest(plan)
     if sha256(plan) != manifest["plan_sha256"]:
         raise ServingError(f"{plan} is not what its manifest describes (cut off?); {REBUILD}")
+    check_against_config(plan, manifest)
     version = ".".join(str(manifest["tensorrt"]).split(".")[:3])
     if version != host.tensorrt:
         raise ServingError(
@@ -95,6 +101,27 @@ def check_plan(plan: Path, host: Host, root: Path, release: str) -> None:
     # A machine that only serves has no graphs, and then nothing newer than the plan either.
     if graph.is_file() and sha256(graph) != manifest["onnx_sha256"]:
         raise ServingError(f"{graph} has changed since {plan} was built from it; {REBUILD}")
+
+
+def check_against_config(plan: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a plan of another precision than its name, or of smaller batches than its config."""
+    precision = PRECISIONS.get(plan.name)
+    if manifest["precision"] != precision:
+        raise ServingError(
+            f"{plan} is {manifest['precision']} by its manifest, and {precision} by its name; "
+            f"{REBUILD}"
+        )
+    most = read_config(plan.parents[1], DEFAULT).max_batch_size
+    try:
+        ((_, _, (high, *_)),) = manifest["profile"].values()
+        fits = most <= high
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ServingError(f"{plan}: its manifest's profile cannot be read; {REBUILD}") from error
+    if not fits:
+        raise ServingError(
+            f"{plan} was built for up to {high} frames, and its config.pbtxt has max_batch_size "
+            f"{most}; {REBUILD}"
+        )
 
 
 def read_manifest(plan: Path) -> dict[str, Any]:

@@ -104,6 +104,18 @@ def test_pooled_frame_logits_are_the_papers_formula():
     assert torch.allclose(attention(f).logits, attention.pred_fc2(f_v))
 
 
+def test_beta_is_that_of_the_authors_code(oracles, oracle_checkpoint):
+    oracle = np.load(oracles / "fan.npz")
+    checkpoint = read_checkpoint(oracle_checkpoint, labels=LABELS["afew"], variant="relation")
+    attention = build(checkpoint)["fan_attention"].module
+    for video in np.unique(oracle["video_index"]):
+        mine = oracle["video_index"] == video
+        f, alpha = (torch.from_numpy(oracle[name][mine]).float() for name in ("embedding", "alpha"))
+        clip = (alpha[:, None] * f).sum(0) / alpha.sum()
+        beta = attention.beta(torch.cat([f, clip.expand_as(f)], dim=1)).squeeze(1)
+        np.testing.assert_allclose(beta.detach(), oracle["beta"][mine], **ORACLE)
+
+
 def test_every_precision_agrees_with_the_checkpoint_on_real_faces(shipped, repository, build):
     faces, _ = parity.read_data(None, shipped.labels)
     with ExitStack() as stack:

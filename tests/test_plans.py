@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import tensorrt_rtx
-from conftest import ROOT
+from conftest import ROOT, copy_repository
 
 from export.profiles import PLANS
 from export.to_plan import Gpu, find_gpu, make_plan, manifest_path
 from serving import ServingError
+from serving.__main__ import main
 from serving.plans import Host, check_plan, find_host
 
 HERE = Host(".".join(tensorrt_rtx.__version__.split(".")[:3]), "NVIDIA H200", "9.0")
@@ -19,6 +20,7 @@ HERE = Host(".".join(tensorrt_rtx.__version__.split(".")[:3]), "NVIDIA H200", "9
 def plan(tmp_path, repository, build):
     """A small plan and its manifest, as `make engines` writes them."""
     made = PLANS[2]
+    copy_repository(tmp_path / "model_repository")
     graph = tmp_path / made.graph
     graph.parent.mkdir(parents=True)
     graph.write_bytes((build / made.precision / graph.name).read_bytes())
@@ -90,6 +92,23 @@ def test_edited_manifest_is_refused(plan, tmp_path):
         check_plan(plan, HERE, tmp_path, "26.11")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("precision", "int8", "is int8 by its manifest, and fp16 by its name"),
+        ("profile", {"features": [[1], [8], [64]]}, "for up to 64 frames, .* max_batch_size 128"),
+        ("profile", {"features": "8"}, "profile cannot be read"),
+    ],
+)
+def test_plan_that_does_not_fit_its_config_is_refused(plan, tmp_path, key, value, words):
+    config = plan.parents[1] / "config.pbtxt"  # as if attention were batched by 128 frames
+    config.write_text(config.read_text().replace("max_batch_size: 0", "max_batch_size: 128"))
+    content = json.loads(manifest_path(plan).read_text())
+    manifest_path(plan).write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ServingError, match=words + ".*make engines"):
+        check_plan(plan, HERE, tmp_path, "26.11")
+
+
 def put_on_path(folder, monkeypatch, **scripts):
     """Put commands of our own on an otherwise empty PATH."""
     for name, script in scripts.items():
@@ -124,6 +143,24 @@ def test_rebuild_for_a_container_is_told_as_a_command(plan, tmp_path):
     words = "make engines IMAGE=nvcr.io/nvidia/tensorrt TRITON_RELEASE=26.10"
     with pytest.raises(ServingError, match=words):
         check_plan(plan, host, tmp_path, "26.10")
+
+
+def test_serving_refuses_a_plan_that_does_not_fit_before_it_starts(
+    plan, tmp_path, monkeypatch, capsys
+):
+    repository = tmp_path / "model_repository"
+    embedder = repository / "fan_embedder" / "1" / "model.plan"
+    embedder.write_bytes(plan.read_bytes())
+    manifest_path(embedder).write_text(manifest_path(plan).read_text())
+    for model in ("fan", "fan_attention"):
+        (repository / model / "labels.txt").write_text("calm\n")
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    docker = f'echo "$@" >> {tmp_path}/asked; echo 12.3.4'
+    put_on_path(commands, monkeypatch, docker=docker, nvidia_smi="echo 'NVIDIA H200, 9.0'")
+    assert main(["--repository", str(repository)]) == 1
+    assert "and the server has 12.3.4; rebuild it" in capsys.readouterr().err
+    assert "tritonserver --model-repository" not in (tmp_path / "asked").read_text()
 
 
 def test_manifest_speaks_of_the_project_alone(plan):

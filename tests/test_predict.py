@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+import sys
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from conftest import ROOT, ffmpeg
 
+from clients.errors import ServerUnavailable
 from clients.predict import build_parser
 from clients.sample import kind_at
 from clients.triton import CHUNKS_IN_FLIGHT, ClipStream
@@ -32,6 +35,14 @@ JSON_KEYS = [
     "model_version",
     "url",
 ]
+
+
+GPU_MONITOR_LOG = Path("/var/log/nv-hostengine.log")
+
+
+def size_of(path):
+    """A file's size, None for none."""
+    return path.stat().st_size if path.exists() else None
 
 
 def answer(done):
@@ -259,10 +270,13 @@ def test_verbose_logs_each_step(predict, sample, tmp_path):
         assert step in done.stderr
 
 
-def test_nothing_is_kept_under_the_users_home(repository, sample, tmp_path):
-    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+def test_nothing_is_kept_outside_the_checkout(repository, sample, tmp_path):
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    own = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+    environment = {**os.environ, **own}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
-    (tmp_path / "home").mkdir()
+    before = size_of(GPU_MONITOR_LOG)
     python = ROOT / ".venv" / "bin" / "python"
     serve = [python, "-m", "serving", "--platform", "cpu", "--free-ports"]
     command = [*serve, "--repository", repository, "--", ROOT / "clients" / "predict.py", sample]
@@ -270,7 +284,8 @@ def test_nothing_is_kept_under_the_users_home(repository, sample, tmp_path):
     assert done.returncode == 0, done.stderr
     check = [python, "-m", "export.check_engines"]
     subprocess.run(check, cwd=ROOT, env=environment, capture_output=True)
-    assert list((tmp_path / "home").rglob("*")) == []
+    assert [*(tmp_path / "home").rglob("*"), *(tmp_path / "tmp").rglob("*")] == []
+    assert size_of(GPU_MONITOR_LOG) == before
 
 
 def test_terminal_without_unicode_gets_the_numbers(sample, server):
@@ -354,6 +369,28 @@ def test_memory_stays_bounded_however_long_the_clip():
             in_flight = sum(not chunk.done() for chunk in stream.chunks)
             assert in_flight <= CHUNKS_IN_FLIGHT
         assert stream.finish().shape == (3000, 4)
+
+
+def test_failed_chunk_ends_the_clip_at_the_next_face():
+    class BrokenClient(SlowClient):
+        def embed(self, faces):
+            raise ServerUnavailable("it was killed")
+
+    with ClipStream(BrokenClient()) as stream:
+        for _ in range(129):
+            stream.add(np.zeros((2, 2, 3), np.uint8))
+        wait([*stream.chunks])
+        with pytest.raises(ServerUnavailable, match="it was killed"):
+            stream.add(np.zeros((2, 2, 3), np.uint8))
+
+
+def test_python_without_the_packages_goes_on_in_the_projects_own(tmp_path):
+    for script in ("predict", "saliency"):
+        # -S: as a Python in which nothing is installed.
+        command = [sys.executable, "-S", "-m", f"clients.{script}", tmp_path / "no.mp4"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{script}.py: {tmp_path}/no.mp4")
 
 
 @pytest.mark.parametrize("option", build_parser()._actions, ids=lambda option: option.dest)
