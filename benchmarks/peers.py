@@ -320,6 +320,7 @@ LITSERVE = "LitServe + ONNX Runtime, FP32"
 LITSERVE_BATCHING = "LitServe batching + ONNX Runtime, FP32"
 NAIVE = "Triton, naive, FP32"
 IN_PROCESS_INT8 = [f"ONNX Runtime, INT8, batches of {batch}" for batch in BATCHES]
+IN_PROCESS_OPENVINO = ("OpenVINO, INT8", "OpenVINO, INT8, throughput hint")
 INT8 = f"ONNX Runtime, INT8, batches of {CLIP_FRAMES}"
 OURS = {
     f"Triton, {name}, `{model}`{where}": partial(
@@ -424,11 +425,13 @@ def to_comparisons(rates: Rates) -> str:
     """Write Markdown: what each of our ways gains or loses against those to hold it against."""
     peers = [FASTAPI, best_of(rates, [LITSERVE, LITSERVE_BATCHING]), NAIVE]
     in_process = {"FP32": IN_PROCESS_FP32, "INT8": best_of(rates, IN_PROCESS_INT8)}
+    on_openvino = best_of(rates, IN_PROCESS_OPENVINO)
     pairs = [(INT8, EAGER), (INT8, IN_PROCESS_FP32)]
     for name in OURS:
-        precision = "INT8" if "INT8" in name else "FP32"
-        pairs += [(name, base) for base in (in_process[precision], *peers) if base]
-    rows = ["| ours | against | ratio | quartiles |", "|---|---|---|---|"]
+        engines = [in_process["INT8" if "INT8" in name else "FP32"]]
+        engines += [on_openvino] if "OpenVINO" in name else []
+        pairs += [(name, base) for base in (*engines, *peers) if base]
+    rows = ["| way | against | ratio | quartiles |", "|---|---|---|---|"]
     for name, base in pairs:
         if name in rates and base in rates:
             low, median, high = ratio(rates, name, base)

@@ -10,19 +10,27 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv" / "bin" / "python"
+PACKAGES = ("cv2", "numpy", "onnx", "onnxruntime", "tqdm", "tritonclient")
 
 
-def go_on_as_module(file: str) -> NoReturn:
-    """Become the module that a file of this folder is, in the environment of `make setup`."""
+def go_on_as_module(file: str, package: str | None) -> None:
+    """Become the module that a file of this folder is, in the environment of `make setup`.
+
+    Args:
+        package: `__package__` of the file as it is run now: there, where all it needs is, it stays.
+    """
     name = Path(file).stem
+    missing = [package for package in PACKAGES if not find_spec(package)]
+    if package and not missing:
+        return
     if not PYTHON.exists():
         sys.exit(f"{name}.py: {PYTHON} is not there; run `make setup` in {ROOT}")
-    if Path(sys.prefix) == PYTHON.parents[1] and not find_spec("cv2"):
-        sys.exit(f"{name}.py: {PYTHON} has no OpenCV; run `make clean setup` in {ROOT}")
+    if missing and Path(sys.prefix) == PYTHON.parents[1]:
+        lacks = ", ".join(missing)
+        sys.exit(f"{name}.py: {PYTHON} lacks {lacks}; run `rm -rf .venv && make setup` in {ROOT}")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # -P: modules of the folder it is run from must not stand in for ours.
     command = [str(PYTHON), "-P", "-m", f"clients.{name}", *sys.argv[1:]]

@@ -15,12 +15,11 @@ import argparse
 import json
 import runpy
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-if __name__ == "__main__" and not (__package__ and find_spec("cv2")):
+if __name__ == "__main__":
     bootstrap = Path(__file__).resolve().with_name("bootstrap.py")
-    runpy.run_path(str(bootstrap))["go_on_as_module"](__file__)
+    runpy.run_path(str(bootstrap))["go_on_as_module"](__file__, __package__)
 
 from clients.analyse import Sampling, analyse
 from clients.command import (

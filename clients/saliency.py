@@ -12,12 +12,11 @@ of how far the emotion's probability falls.
 import argparse
 import runpy
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-if __name__ == "__main__" and not (__package__ and find_spec("cv2")):
+if __name__ == "__main__":
     bootstrap = Path(__file__).resolve().with_name("bootstrap.py")
-    runpy.run_path(str(bootstrap))["go_on_as_module"](__file__)
+    runpy.run_path(str(bootstrap))["go_on_as_module"](__file__, __package__)
 
 import cv2
 import numpy as np

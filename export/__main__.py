@@ -25,7 +25,7 @@ from export.to_int8 import to_int8, to_int8_cpu
 from export.to_onnx import Precision, to_onnx
 
 FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
-INT8_FILENAME = "model_int8.onnx"  # default_model_filename of platform cpu
+INT8_FILENAME = "model_int8.onnx"  # default_model_filename of platforms cpu and cpu_openvino
 ALL = "all"
 SHARED = "score_fusion"  # of several networks
 

@@ -1,7 +1,7 @@
 """Two arrows of the chain: a float ONNX file + activation ranges -> an INT8 ONNX file.
 
     fp16 graph  ->  for TensorRT: signed, symmetric       build/int8/<model>.onnx
-    fp32 graph  ->  for ONNX Runtime on a CPU: unsigned   build/int8_cpu/<model>.onnx
+    fp32 graph  ->  for engines on a CPU: unsigned        build/int8_cpu/<model>.onnx
 
 One set of ranges (`export.calibrate`) feeds both. TensorRT takes symmetric int8 and nothing else;
 ONNX Runtime's CPU kernels are fast with unsigned activations and nothing else: hence two graphs.
@@ -23,6 +23,7 @@ from export.errors import ExportError
 Ranges = Mapping[str, tuple[float, float]]  # tensor -> least and greatest value
 
 INT8_MAX = 127
+BIASED = ("Conv", "ConvTranspose", "Gemm")  # take a bias as their third input
 # What ONNX Runtime quantises on a CPU: the convolutional body. What comes before is per pixel.
 CPU_OPERATORS = ["Conv", "Relu", "MaxPool", "Add"]
 
@@ -253,8 +254,10 @@ def check_quantisers(model: ModelProto) -> None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:
-        if node.op_type == "Conv" and makers.get("".join(node.input[2:])) == "DequantizeLinear":
-            raise ExportError(f"{node.name}: its bias is quantised; expected floating point")
+        takes_bias = node.op_type in BIASED and len(node.input) > 2
+        if takes_bias and makers.get(node.input[2]) == "DequantizeLinear":
+            name = node.name or node.output[0]
+            raise ExportError(f"{name}: its bias is quantised; expected floating point")
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         if len(node.input) < 3 or node.input[2] not in constants:

@@ -101,7 +101,7 @@ def run_container(platform: Platform, ports: Ports, release: str) -> int:
         )
     host = find_host(image(release))
     for plan in platform.artefacts:
-        check_plan(plan, host, platform.repository.parent, release)
+        check_plan(plan, host, platform.repository.parent, release, platform.name)
     ports.check_free()
     secret = os.environ.get("TRITON_ADMIN_SECRET") or secrets.token_urlsafe(24)
     command = docker_command(platform, ports, release, secret)

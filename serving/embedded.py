@@ -31,7 +31,7 @@ ENVIRONMENT = ROOT / ".venv-server"
 RUNS = ROOT / "build" / "serving"
 START_TIMEOUT_S = 120
 BACKEND = Path(__file__).with_name("backend.py")
-ENGINES = ("onnxruntime", "openvino")  # that it runs, as backends of these names
+BACKENDS = ("onnxruntime", "openvino")  # that it is
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Triton and its stubs meet
 # A request's frames are megabytes, which glibc takes from the system anew for each of their copies
 # and gives back: kept, eight clips in flight gave 11 % more frames/s (docs/tuning-server.md).
@@ -119,7 +119,7 @@ class EmbeddedServer:
         """Lay out the backends as this Triton wants them: copies, for it refuses symlinks."""
         shutil.rmtree(self.folder, ignore_errors=True)
         backends = self.folder / "backends"
-        for name in ENGINES:
+        for name in BACKENDS:
             (backends / name).mkdir(parents=True)
             shutil.copy(BACKEND, backends / name / "model.py")
         shutil.copytree(triton / "backends" / "python", backends / "python")

@@ -71,12 +71,13 @@ def read_lines(command: list[str]) -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-def check_plan(plan: Path, host: Host, root: Path, release: str) -> None:
+def check_plan(plan: Path, host: Host, root: Path, release: str, platform: str = DEFAULT) -> None:
     """Refuse a plan that its manifest says does not fit.
 
     Args:
         root: the project, to which the manifest's `onnx` is relative.
         release: of the container that is to load it.
+        platform: whose config it is to fit.
 
     Raises:
         ServingError: saying what does not fit, and how to mend it.
@@ -84,7 +85,7 @@ def check_plan(plan: Path, host: Host, root: Path, release: str) -> None:
     manifest = read_manifest(plan)
     if sha256(plan) != manifest["plan_sha256"]:
         raise ServingError(f"{plan} is not what its manifest describes (cut off?); {REBUILD}")
-    check_against_config(plan, manifest)
+    check_against_config(plan, manifest, platform)
     version = ".".join(str(manifest["tensorrt"]).split(".")[:3])
     if version != host.tensorrt:
         raise ServingError(
@@ -103,15 +104,15 @@ def check_plan(plan: Path, host: Host, root: Path, release: str) -> None:
         raise ServingError(f"{graph} has changed since {plan} was built from it; {REBUILD}")
 
 
-def check_against_config(plan: Path, manifest: dict[str, Any]) -> None:
+def check_against_config(plan: Path, manifest: dict[str, Any], platform: str) -> None:
     """Refuse a plan of another precision than its name, or of smaller batches than its config."""
-    precision = PRECISIONS.get(plan.name)
+    precision = PRECISIONS.get(plan.name, manifest["precision"])
     if manifest["precision"] != precision:
         raise ServingError(
             f"{plan} is {manifest['precision']} by its manifest, and {precision} by its name; "
             f"{REBUILD}"
         )
-    most = read_config(plan.parents[1], DEFAULT).max_batch_size
+    most = read_config(plan.parents[1], platform).max_batch_size
     try:
         ((_, _, (high, *_)),) = manifest["profile"].values()
         fits = most <= high
@@ -119,7 +120,7 @@ def check_against_config(plan: Path, manifest: dict[str, Any]) -> None:
         raise ServingError(f"{plan}: its manifest's profile cannot be read; {REBUILD}") from error
     if not fits:
         raise ServingError(
-            f"{plan} was built for up to {high} frames, and its config.pbtxt has max_batch_size "
+            f"{plan} was built for up to {high} frames, and its config has max_batch_size "
             f"{most}; {REBUILD}"
         )
 

@@ -137,7 +137,7 @@ def test_container_is_locked_down():
         "--exit-timeout-secs=30",
         "--grpc-port=2",
     }
-    assert expected <= set(command)
+    assert {*expected, "--read-only", "--cap-drop=ALL"} <= set(command)
 
 
 @pytest.mark.parametrize("release", ["24.10", "26.06", "latest", ""])
