@@ -159,6 +159,7 @@ def test_plan_is_the_one_that_a_config_loads(plan):
         assert config.default_model_filename == plan.filename
         (declared,) = config.input
         assert declared.name == plan.profile.tensor
+        assert plan.profile.low == 1  # a clip may be a single frame, and a batch
         if config.max_batch_size:  # frames are the batch
             assert config.max_batch_size == plan.profile.high
             assert tuple(declared.dims) == plan.profile.frame
