@@ -33,6 +33,7 @@ WAYS = (
     "Triton, FP32, `fan`",
     "Triton, INT8, `fan`",
     "Triton, INT8, `fan`, shared memory",
+    "Triton, INT8 on OpenVINO, `fan`",
 )
 
 
