@@ -31,7 +31,7 @@ ENVIRONMENT = ROOT / ".venv-server"
 RUNS = ROOT / "build" / "serving"
 START_TIMEOUT_S = 120
 BACKEND = Path(__file__).with_name("backend.py")
-BACKENDS = ("onnxruntime", "openvino")  # that it is
+BACKENDS = ("onnxruntime", "openvino")  # the names it goes by, and what it runs under each
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Triton and its stubs meet
 # A request's frames are megabytes, which glibc takes from the system anew for each of their copies
 # and gives back: kept, eight clips in flight gave 11 % more frames/s (docs/tuning-server.md).

@@ -1,6 +1,7 @@
 """Whether plans fit the server that is to load them: asked before it starts.
 
-    1/model.plan + 1/model.plan.json  x  the container's TensorRT, the GPU, the graph in build/
+    1/model.plan + 1/model.plan.json
+        x  the container's TensorRT, the GPU, the graph in build/, the platform's config
 
 A plan runs on the TensorRT and the GPU that built it, and Triton's own words about another are
 hard to read. The manifest beside each plan is written by `make engines`.
