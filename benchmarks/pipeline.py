@@ -7,15 +7,15 @@
     the same of the video repeated, if it is short  so that one request does not take it whole
     clients.predict, in a process of its own        its memory (client_memory.py)
 
-The server is an embedded Triton, platform `cpu`, on the cores that the client runs on. The ways
-take turns (turns.py). Writes pipeline.md and its pictures into benchmarks/results/, and prints the
-report.
+The server is an embedded Triton on the cores that the client runs on, one platform after the
+other. The ways take turns (turns.py). Writes pipeline.md and its pictures into benchmarks/results/,
+and prints the report.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,13 +40,14 @@ from clients.video import Frame, read_frames, read_info
 from export.errors import ExportError
 from serving import ROOT, ServingError
 from serving.embedded import EmbeddedServer
-from serving.platforms import read_platform
+from serving.platforms import Platform, read_platform
 
 matplotlib.use("Agg")  # no display needed
 
 from matplotlib import pyplot
 
 SAMPLE = ROOT / "build" / "demo" / "sample.mp4"
+PLATFORMS = ("cpu", "cpu_openvino")  # what `make serve` serves in INT8 without a GPU
 MAX_FRAMES = 200  # kept decoded, so that later stages run without the earlier: 1.2 GB at 1080p
 SAMPLING = Sampling(max_frames=MAX_FRAMES)  # as predict.py samples, if not as far
 GOAL = 1.2  # of the whole path's time to the slowest stage's alone, on two cores
@@ -256,17 +257,17 @@ def repeat(work: Work, target: Path) -> None:
 
 
 def measure(
-    work: Work, client: TritonClient, session: int, rounds: int, picture: Path
+    work: Work, client: TritonClient, server: EmbeddedServer, rounds: int, picture: Path
 ) -> list[str]:
     """Measure the stages and the whole path; draw them, and write the report's sections."""
     with DetectorPool() as detectors:
         ways = make_ways(work, detectors, client)
         rates = take_turns(ways, rounds)
-        spent_ms = core_ms(ways, session)
+        spent_ms = core_ms(ways, server.process.pid)
     draw_stages(rates, picture)
     first = work.frames[0].image
     return [
-        f"## {work.path.name}",
+        f"## {work.path.name}, platform {server.platform.name}",
         f"{len(work.frames)} frames of {first.shape[1]}x{first.shape[0]} sampled "
         f"at {SAMPLING.fps:g} a second, {len(work.faces)} with a face. Medians of {rounds} "
         "alternating rounds; client and server share the cores.",
@@ -277,29 +278,42 @@ def measure(
     ]
 
 
-def run(video: Path, rounds: int, minutes: float, folder: Path) -> str:
+def measure_memory(video: Path, url: str, minutes: float, folder: Path) -> list[str]:
+    """Watch predict.py's memory over a long video; draw it, and write the report's section."""
+    lengths = sorted({min(1.0, minutes), minutes})
+    runs = [watch_minutes(video, length, url) for length in lengths]
+    draw_memory(runs, folder / "pipeline-memory.png")
+    return ["## Memory", memory_section(runs), "![Memory](pipeline-memory.png)"]
+
+
+def run(video: Path, platforms: Sequence[str], rounds: int, minutes: float, folder: Path) -> str:
     """Measure all, write pipeline.md and its pictures into a folder; return the report."""
+    videos = [video]
     work = prepare(video)  # a bad video is told before the server starts
-    served = read_platform(ROOT / "model_repository", "cpu")
-    if served.missing:
-        raise ServingError(f"{served.missing[0]} is not there; `make export` writes it")
-    with EmbeddedServer(served) as server, TemporaryDirectory() as scratch:
-        longer = Path(scratch) / "repeated.mp4"
-        with TritonClient(server.grpc_url) as client:
-            session = server.process.pid
-            picture = folder / "pipeline-stages.png"
-            sections = measure(work, client, session, rounds, picture)
-            if len(work.frames) < MAX_FRAMES:
-                repeat(work, longer)
-                work = prepare(longer)  # the frames of one video at a time
-                picture = folder / "pipeline-stages-repeated.png"
-                sections += measure(work, client, session, rounds, picture)
-        if minutes:
-            lengths = sorted({min(1.0, minutes), minutes})
-            runs = [watch_minutes(video, length, server.grpc_url) for length in lengths]
-            draw_memory(runs, folder / "pipeline-memory.png")
-            sections += ["## Memory", memory_section(runs), "![Memory](pipeline-memory.png)"]
+    served = [read_served(name) for name in platforms]
+    sections = []
+    with TemporaryDirectory() as scratch:
+        if len(work.frames) < MAX_FRAMES:
+            videos.append(Path(scratch) / "repeated.mp4")
+            repeat(work, videos[-1])
+        for platform in served:
+            with EmbeddedServer(platform) as server:
+                with TritonClient(server.grpc_url) as client:
+                    for path in videos:
+                        work = prepare(path)  # the frames of one video at a time
+                        picture = folder / f"pipeline-{platform.name}-{path.stem}.png"
+                        sections += measure(work, client, server, rounds, picture)
+                if minutes and platform is served[-1]:
+                    sections += measure_memory(video, server.grpc_url, minutes, folder)
     return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
+
+
+def read_served(name: str) -> Platform:
+    """Read a platform of the model repository, and whether its files are there."""
+    platform = read_platform(ROOT / "model_repository", name)
+    if platform.missing:
+        raise ServingError(f"{platform.missing[0]} is not there; `make export` writes it")
+    return platform
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -310,6 +324,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "video", type=Path, nargs="?", default=SAMPLE, help="default: the demo's sample"
+    )
+    parser.add_argument(
+        "--platforms",
+        nargs="+",
+        default=PLATFORMS,
+        help="of the embedded server (default: those for CPUs in INT8)",
     )
     parser.add_argument(
         "--rounds", type=number(int, least=2), default=10, help="turns (default: %(default)s)"
@@ -329,7 +349,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     folder = args.out or results_folder(args.host)
     try:
-        print(run(args.video, args.rounds, args.minutes, folder), end="")
+        print(run(args.video, args.platforms, args.rounds, args.minutes, folder), end="")
     except (ServingError, FerError, ExportError, OSError) as error:
         print(f"pipeline: {error}", file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ DETECTOR_SIDE = 480  # pixels, the longer side of what the detector sees
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3  # of two boxes (intersection over union) that are two faces
 MAX_AT_ONCE = 4  # frames that are searched side by side
+AHEAD = 2  # as many again wait, so that no detector idles while a chunk is handed over
 ERRORS_ALONE = 3  # ONNX Runtime warns of every weight of the file that nothing reads
 INPUT = "input.1"  # CenterFace's: (1, 3, h, w) float32, RGB, 0..255, h and w divisible by 32
 OUTPUTS = ["537", "538", "539", "540"]  # heatmap, sizes, offsets, landmarks
@@ -188,7 +189,7 @@ class DetectorPool:
         pending: deque[tuple[Frame, Future[list[Face]]]] = deque()
         for frame in frames:
             pending.append((frame, self.workers.submit(self.detect, frame.image)))
-            if len(pending) > self.size:  # one more than can be at work, so that none waits
+            if len(pending) > AHEAD * self.size:
                 oldest, faces = pending.popleft()
                 yield oldest, faces.result()
         for frame, faces in pending:

@@ -1,6 +1,7 @@
 """Faces are found, one of them is followed, and it is framed as the weights learnt."""
 
 import time
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -120,6 +121,15 @@ def test_frames_searched_side_by_side_come_in_their_order_with_their_own_faces(m
     with DetectorPool(3) as detectors:
         found = [(frame.index, faces) for frame, faces in detectors.detect_all(frames)]
     assert found == [(number, [number]) for number in range(9)]
+
+
+def test_frames_wait_for_detectors_and_no_more_of_them_than_that(monkeypatch):
+    monkeypatch.setattr(FaceDetector, "detect", lambda self, image: [])
+    taken = []
+    frames = (taken.append(number) or Frame(number, number, 0.0) for number in range(20))
+    with DetectorPool(2) as detectors, closing(detectors.detect_all(frames)) as found:
+        next(found)
+        assert len(taken) == 1 + 2 + 2  # given, at work, waiting
 
 
 def test_faces_found_side_by_side_are_those_found_one_after_the_other(detector):

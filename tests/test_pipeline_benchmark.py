@@ -1,5 +1,6 @@
 """The walk of predict.py's path measures every stage on the same frames, and says what it saw."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -68,7 +69,11 @@ def test_every_stage_is_measured_for_the_same_frames(sample, short):
 
 def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
     work = pipeline.prepare(sample)
-    text = "\n".join(pipeline.measure(work, StandInClient(), 0, 2, tmp_path / "stages.png"))
+    server = SimpleNamespace(
+        platform=SimpleNamespace(name="cpu"), process=SimpleNamespace(pid=os.getpid())
+    )
+    text = "\n".join(pipeline.measure(work, StandInClient(), server, 2, tmp_path / "stages.png"))
+    assert "sample.mp4, platform cpu" in text
     for name in (*STAGES, pipeline.WHOLE):
         assert f"| {name} |" in text
     assert "6 frames of 360x360 sampled at 10 a second, 6 with a face" in text
@@ -127,6 +132,15 @@ def test_video_without_a_face_ends_in_one_line(tmp_path, capsys, name):
     assert printed.err.startswith("pipeline: ")
     assert printed.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_platform_that_nobody_knows_ends_in_one_line(sample, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert pipeline.main([str(sample), "--platforms", "nothing", "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("pipeline: ")
+    assert printed.err.count("\n") == 1
+    assert not out.exists()
 
 
 def test_memory_is_that_of_the_watched_process(monkeypatch):
