@@ -211,6 +211,24 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
         fit.run(lambda step: model.fc.bias.sum() * float("nan"))
 
 
+@pytest.mark.parametrize("sam", [0.0, 0.5])
+def test_sam_steps_from_where_it_stands_along_the_gradient_uphill(tmp_path, sam):
+    model = torch.nn.BatchNorm1d(1)  # its bias is the weight; half its square, the loss
+    torch.nn.init.constant_(model.bias, 2.0)
+    fit = Fit(model, Recipe(1, 0.1, sam=sam), tmp_path, {})
+
+    def loss_at(step):
+        model(torch.tensor([[1.0], [3.0]]))
+        return model.bias.square().sum() / 2
+
+    fit.run(loss_at)
+    gradient = 2.0 + sam  # of half a square, at the weight and that much further from 0
+    assert model.bias.item() == pytest.approx(2.0 - 0.1 * 1.9 * gradient)  # Nesterov's first step
+    # The look uphill leaves no trace in BatchNorm: one batch was seen, of mean 2.
+    assert model.num_batches_tracked == 1
+    assert model.running_mean.item() == pytest.approx(0.1 * 2)
+
+
 def test_training_follows_its_loss(tmp_path):
     # Bright pictures are happy, dark ones sad: a few steps must be enough to see that.
     data = dataset(64)
@@ -532,12 +550,14 @@ def test_teachers_are_named_on_the_command_line(tmp_path, capsys):
     assert "missing.pth: no such file" in capsys.readouterr().err
 
 
-def test_teachers_and_learning_rate_of_nothing_are_refused(tmp_path):
+def test_stage_ones_options_without_stage_one_are_refused(tmp_path):
     teacher = random_checkpoint(network="deep_emotion")
     with pytest.raises(TrainingError, match="only stage one learns from them"):
         train(dataset(), None, options(tmp_path, phases=(), teachers=(teacher,)))
     with pytest.raises(TrainingError, match="--learning-rate: it is stage one's"):
         train(dataset(), None, options(tmp_path, phases=(), learning_rate=0.1))
+    with pytest.raises(TrainingError, match="--sam: it is stage one's"):
+        train(dataset(), None, options(tmp_path, phases=(), sam=0.1))
 
 
 def test_evaluation_numbers_the_data_as_the_checkpoint_does(tmp_path, capsys):

@@ -13,7 +13,8 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +51,7 @@ class Recipe:
         ema: decay of the weights' moving average, a step.
         seed: of all that is drawn.
         adam: rather than SGD with momentum.
+        sam: how far uphill a step takes its gradient, in weights' units; 0 for where it stands.
     """
 
     steps: int
@@ -60,6 +62,7 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     adam: bool = False
+    sam: float = 0.0
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, from 0."""
@@ -233,13 +236,41 @@ class Fit:
         rate = self.recipe.rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        loss = loss_at(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        loss = self.differentiate(loss_at)
+        if self.recipe.sam:
+            with self.uphill():
+                self.differentiate(loss_at)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.follow()
+        return loss
+
+    def differentiate(self, loss_at: Callable[[int], Tensor]) -> Tensor:
+        """Compute a step's loss, and its gradients where the weights are."""
+        loss = loss_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
         return loss.detach()
+
+    @contextmanager
+    def uphill(self) -> Iterator[None]:
+        """Stand `recipe.sam` further up the gradient; then where it was, gradients kept.
+
+        Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving
+        Generalization", ICLR 2021.
+        """
+        gradients = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+        # BatchNorm's statistics too are those of where the weights stand.
+        moved = [*gradients, *self.model.buffers()]
+        kept = [tensor.detach().clone() for tensor in moved]
+        with torch.no_grad():
+            for weight, gradient in gradients.items():
+                weight.add_(gradient * (self.recipe.sam / (norm + 1e-12)))
+        yield
+        with torch.no_grad():
+            for tensor, value in zip(moved, kept, strict=True):
+                tensor.copy_(value)
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -111,6 +111,13 @@ def add_training(
         help="stage one's, at the top of its schedule (default: what suits the network)",
     )
     parser.add_argument(
+        "--sam",
+        type=number(0, 2),
+        default=0.0,
+        help="stage one minimises the loss this far uphill of its weights, for a flat minimum, in "
+        "twice the time; 0.1 is usual (default: %(default)s, no)",
+    )
+    parser.add_argument(
         "--clip-epochs", type=EPOCHS, default=clip_epochs, help="stage two (default: %(default)s)"
     )
     parser.add_argument(
@@ -144,6 +151,7 @@ def read_options(args: argparse.Namespace) -> Options:
         args.vary,
         args.mix,
         learning_rate=args.learning_rate,
+        sam=args.sam,
     )
 
 

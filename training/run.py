@@ -56,6 +56,7 @@ class Options:
         mix: strength of stage one's mixup.
         learning_rate: stage one's, at the top of its schedule; without any, the network's own.
         teachers: networks from whose answers stage one learns beside the labels.
+        sam: how far uphill stage one takes its gradients; 0 for where the weights stand.
         seed: of all that is drawn.
         initial: weights to start from, if any.
     """
@@ -70,6 +71,7 @@ class Options:
     mix: float = 0.2
     learning_rate: float | None = None
     teachers: tuple[Checkpoint, ...] = ()
+    sam: float = 0.0
 
 
 def train(
@@ -91,6 +93,8 @@ def train(
         raise TrainingError("--teachers: only stage one learns from them, and --phases is empty")
     if options.learning_rate is not None and not options.phases:
         raise TrainingError("--learning-rate: it is stage one's, and --phases is empty")
+    if options.sam and not options.phases:
+        raise TrainingError("--sam: it is stage one's, and --phases is empty")
     if options.phases:
         embedder = train_stills(data, validation, options)
     return with_figures(train_clips(data, validation, embedder, options, each_epoch), validation)
@@ -176,7 +180,13 @@ def train_network(
 def recipe_of(options: Options) -> StillsRecipe:
     """How stills are learnt from."""
     variation = Variation().scaled(options.vary)
-    recipe = StillsRecipe(options.phases, mix=options.mix, variation=variation, seed=options.seed)
+    recipe = StillsRecipe(
+        options.phases,
+        mix=options.mix,
+        variation=variation,
+        seed=options.seed,
+        sam=options.sam,
+    )
     if options.learning_rate is not None:
         recipe = replace(recipe, learning_rate=options.learning_rate)
     # What teachers say is smooth already.
@@ -297,7 +307,7 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         "data": f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}",
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
-        f"learning rate {options.learning_rate or 'usual'}, "
+        f"learning rate {options.learning_rate or 'usual'}, sam {options.sam:g}, "
         f"from weights {digest(options.initial)}, "
         f"teachers {', '.join(map(digest, options.teachers)) or 'none'}",
     }

@@ -106,6 +106,7 @@ class StillsRecipe:
         variation: of the pictures.
         adam: rather than SGD with momentum.
         weight_decay: of convolutions and linear layers.
+        sam: how far uphill a step takes its gradient, as in loop.Recipe.
     """
 
     phases: tuple[Phase, ...]
@@ -117,6 +118,7 @@ class StillsRecipe:
     seed: int = 0
     adam: bool = False
     weight_decay: float = 5e-4
+    sam: float = 0.0
 
     def steps(self, num_pictures: int) -> list[int]:
         """The steps of each phase."""
@@ -170,6 +172,7 @@ def train(
             weight_decay=recipe.weight_decay,
             seed=recipe.seed,
             adam=recipe.adam,
+            sam=recipe.sam,
         ),
         folder,
         identity,
