@@ -249,11 +249,11 @@ def draw_stages(rates: Rates, target: Path) -> None:
     pyplot.close(figure)
 
 
-def repeat(work: Work, target: Path) -> None:
+def repeat(video: Path, target: Path) -> None:
     """Write the video again and again, until as much is sampled as is kept."""
-    height = work.frames[0].image.shape[0]
-    sampled_fps = min(SAMPLING.fps, read_info(work.path).fps or SAMPLING.fps)
-    write_looped(work.path, target, MAX_FRAMES / sampled_fps, height - height % 2)
+    info = read_info(video)
+    sampled_fps = min(SAMPLING.fps, info.fps or SAMPLING.fps)
+    write_looped(video, target, MAX_FRAMES / sampled_fps, info.height - info.height % 2)
 
 
 def measure(
@@ -288,21 +288,20 @@ def measure_memory(video: Path, url: str, minutes: float, folder: Path) -> list[
 
 def run(video: Path, platforms: Sequence[str], rounds: int, minutes: float, folder: Path) -> str:
     """Measure all, write pipeline.md and its pictures into a folder; return the report."""
-    videos = [video]
-    work = prepare(video)  # a bad video is told before the server starts
+    short = len(prepare(video).frames) < MAX_FRAMES  # a bad video is told before the server starts
     served = [read_served(name) for name in platforms]
     sections = []
     with TemporaryDirectory() as scratch:
-        if len(work.frames) < MAX_FRAMES:
-            videos.append(Path(scratch) / "repeated.mp4")
-            repeat(work, videos[-1])
+        videos = {"video": video}
+        if short:
+            videos["repeated"] = Path(scratch) / "repeated.mp4"
+            repeat(video, videos["repeated"])
         for platform in served:
             with EmbeddedServer(platform) as server:
                 with TritonClient(server.grpc_url) as client:
-                    for path in videos:
-                        work = prepare(path)  # the frames of one video at a time
-                        picture = folder / f"pipeline-{platform.name}-{path.stem}.png"
-                        sections += measure(work, client, server, rounds, picture)
+                    for name, path in videos.items():
+                        picture = folder / f"pipeline-{platform.name}-{name}.png"
+                        sections += measure(prepare(path), client, server, rounds, picture)
                 if minutes and platform is served[-1]:
                     sections += measure_memory(video, server.grpc_url, minutes, folder)
     return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
@@ -329,7 +328,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--platforms",
         nargs="+",
         default=PLATFORMS,
-        help="of the embedded server (default: those for CPUs in INT8)",
+        help="of the embedded server, after the video; memory is watched on the last "
+        "(default: those for CPUs in INT8)",
     )
     parser.add_argument(
         "--rounds", type=number(int, least=2), default=10, help="turns (default: %(default)s)"

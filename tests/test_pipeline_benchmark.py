@@ -84,7 +84,7 @@ def test_short_video_is_repeated_until_as_much_is_sampled_as_is_kept(sample, mon
     monkeypatch.setattr(pipeline, "SAMPLING", Sampling(max_frames=60))
     monkeypatch.setattr(pipeline, "MAX_FRAMES", 60)
     work = pipeline.prepare(sample)
-    pipeline.repeat(work, tmp_path / "repeated.mp4")
+    pipeline.repeat(sample, tmp_path / "repeated.mp4")
     longer = pipeline.prepare(tmp_path / "repeated.mp4")
     assert len(work.frames) < len(longer.frames) == 60
     assert longer.frames[0].image.shape == work.frames[0].image.shape

@@ -267,10 +267,12 @@ class Fit:
         with torch.no_grad():
             for weight, gradient in gradients.items():
                 weight.add_(gradient * (self.recipe.sam / (norm + 1e-12)))
-        yield
-        with torch.no_grad():
-            for tensor, value in zip(moved, kept, strict=True):
-                tensor.copy_(value)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(moved, kept, strict=True):
+                    tensor.copy_(value)
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -115,7 +115,7 @@ def add_training(
         type=number(0, 2),
         default=0.0,
         help="stage one minimises the loss this far uphill of its weights, for a flat minimum, in "
-        "twice the time; 0.1 is usual (default: %(default)s, no)",
+        "twice the time; 0.05 to 0.1 are usual (default: %(default)s, no)",
     )
     parser.add_argument(
         "--clip-epochs", type=EPOCHS, default=clip_epochs, help="stage two (default: %(default)s)"
