@@ -155,7 +155,9 @@ class Embedder:
 
 
 def read_embedder(path: Path) -> Embedder:
-    """Read the embedder of a backbone without attention heads, or of FAN.
+    """Read the embedder of FAN, of a backbone without attention heads, or of any ResNet-18.
+
+    A torch file's names are torchvision's, perhaps all with one prefix.
 
     Raises:
         CheckpointError: for a file that is missing, unreadable or no ResNet-18.
@@ -167,10 +169,17 @@ def read_embedder(path: Path) -> Embedder:
             state, metadata = read_safetensors(path)
             labels = tuple(map(str, json.loads(metadata.get("labels", "[]"))))
         else:
-            state, labels = read_torch(path), read_torch_labels(path)
+            state, labels = unwrapped(read_torch(path)), read_torch_labels(path)
         return Embedder(check_embedder(state), labels)
     except (CheckpointError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take a ResNet-18 out of what it was trained in: `layers.conv1.weight` is conv1's weight."""
+    last = "layer4.1.conv2.weight"
+    prefix = next((key.removesuffix(last) for key in state if key.endswith("." + last)), "")
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def check_embedder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -860,3 +860,19 @@ def test_weights_to_start_from_must_be_a_resnet18(tmp_path):
     # Half a classifier is no classifier.
     torch.save({"state_dict": {**state, "fc.weight": torch.zeros(7, 512)}}, tmp_path / "a.pth.tar")
     assert "fc.weight" not in read_embedder(tmp_path / "a.pth.tar").state
+
+
+@pytest.mark.parametrize("prefix", ["", "layers.", "module.net.backbone."])
+def test_any_files_resnet18_can_be_started_from(tmp_path, prefix):
+    state = embedder_weights(random_checkpoint().state)
+    wrapped = {f"{prefix}{k}": v for k, v in state.items()}
+    # Classifiers of other classes: torchvision's, one of two layers, and one beside the ResNet-18.
+    wrapped[f"{prefix}fc.weight"] = torch.zeros(1000, 512)
+    wrapped[f"{prefix}fc.3.weight"] = torch.zeros(10, 256)
+    if prefix:
+        wrapped["head.weight"] = torch.zeros(10, 512)
+    torch.save(wrapped, tmp_path / "any.pth")
+    found = read_embedder(tmp_path / "any.pth")
+    assert found.labels == ()
+    assert found.state.keys() == state.keys()
+    assert all(torch.equal(found.state[name], state[name]) for name in state)
