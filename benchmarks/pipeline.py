@@ -287,10 +287,13 @@ def measure_memory(video: Path, url: str, minutes: float, folder: Path) -> list[
 
 
 def run(video: Path, platforms: Sequence[str], rounds: int, minutes: float, folder: Path) -> str:
-    """Measure all, write pipeline.md and its pictures into a folder; return the report."""
+    """Measure all, write pipeline.md and its pictures into a folder; return the report.
+
+    It is written after every server, so that a failure of the next one loses nothing.
+    """
     short = len(prepare(video).frames) < MAX_FRAMES  # a bad video is told before the server starts
     served = [read_served(name) for name in platforms]
-    sections = []
+    sections, report = [], ""
     with TemporaryDirectory() as scratch:
         videos = {"video": video}
         if short:
@@ -304,7 +307,9 @@ def run(video: Path, platforms: Sequence[str], rounds: int, minutes: float, fold
                         sections += measure(prepare(path), client, server, rounds, picture)
                 if minutes and platform is served[-1]:
                     sections += measure_memory(video, server.grpc_url, minutes, folder)
-    return write_report(folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES)
+            target = folder / "pipeline.md"
+            report = write_report(target, "predict.py, stage by stage", sections, *PACKAGES)
+    return report
 
 
 def read_served(name: str) -> Platform:

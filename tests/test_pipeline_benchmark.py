@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from conftest import ffmpeg
 from benchmarks import client_memory, pipeline, turns
 from clients.analyse import Sampling
 from clients.triton import ClipAnswer
+from serving import ServingError
 
 LABELS = ("happy", "sad")
 STAGES = ["load", "decode", "detect", "align", "wire and server"]
@@ -78,6 +80,24 @@ def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
         assert f"| {name} |" in text
     assert "6 frames of 360x360 sampled at 10 a second, 6 with a face" in text
     assert (tmp_path / "stages.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_one_server_gave_outlives_the_failure_of_the_next(
+    sample, short, monkeypatch, tmp_path
+):
+    def serve(platform):
+        if platform.name == "cpu_openvino":
+            raise ServingError("no OpenVINO")
+        return nullcontext(SimpleNamespace(platform=platform, grpc_url="nowhere:1"))
+
+    monkeypatch.setattr(pipeline, "MAX_FRAMES", 1)
+    monkeypatch.setattr(pipeline, "read_served", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(pipeline, "EmbeddedServer", serve)
+    monkeypatch.setattr(pipeline, "TritonClient", lambda url: nullcontext())
+    monkeypatch.setattr(pipeline, "measure", lambda *arguments: ["## measured"])
+    with pytest.raises(ServingError, match="no OpenVINO"):
+        pipeline.run(sample, ["cpu", "cpu_openvino"], 2, 0, tmp_path)
+    assert "## measured" in (tmp_path / "pipeline.md").read_text()
 
 
 def test_short_video_is_repeated_until_as_much_is_sampled_as_is_kept(sample, monkeypatch, tmp_path):
