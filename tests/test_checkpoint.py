@@ -253,6 +253,15 @@ def test_every_class_of_the_attention_model_has_a_label(shipped):
     assert build(shipped)["fan_attention"].module.pred_fc2.out_features == len(shipped.labels)
 
 
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("fan*.safetensors")), ids=lambda p: p.stem)
+def test_every_shipped_fan_says_what_it_is_and_is_small(path):
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.labels == LABELS["fer2013"]
+    assert {"fan_embedder", "fan_attention", "fan_classifier"} <= build(checkpoint).keys()
+    assert "commit" in checkpoint.notes["made"]
+    assert path.stat().st_size < 30e6
+
+
 def test_checkpoint_of_more_classes_than_are_served_is_refused(tmp_path):
     eight = {"pred_fc1.": torch.zeros(8, 512), "pred_fc2.": torch.zeros(8, 1024)}
     state = dict(random_checkpoint().state)
