@@ -289,11 +289,17 @@ def measure_memory(video: Path, url: str, minutes: float, folder: Path) -> list[
 def run(video: Path, platforms: Sequence[str], rounds: int, minutes: float, folder: Path) -> str:
     """Measure all, write pipeline.md and its pictures into a folder; return the report.
 
-    It is written after every server, so that a failure of the next one loses nothing.
+    It is written whenever there is more to say, so that what fails later loses nothing.
     """
     short = len(prepare(video).frames) < MAX_FRAMES  # a bad video is told before the server starts
     served = [read_served(name) for name in platforms]
-    sections, report = [], ""
+    sections: list[str] = []
+
+    def write() -> str:
+        return write_report(
+            folder / "pipeline.md", "predict.py, stage by stage", sections, *PACKAGES
+        )
+
     with TemporaryDirectory() as scratch:
         videos = {"video": video}
         if short:
@@ -305,11 +311,10 @@ def run(video: Path, platforms: Sequence[str], rounds: int, minutes: float, fold
                     for name, path in videos.items():
                         picture = folder / f"pipeline-{platform.name}-{name}.png"
                         sections += measure(prepare(path), client, server, rounds, picture)
+                write()
                 if minutes and platform is served[-1]:
                     sections += measure_memory(video, server.grpc_url, minutes, folder)
-            target = folder / "pipeline.md"
-            report = write_report(target, "predict.py, stage by stage", sections, *PACKAGES)
-    return report
+    return write()
 
 
 def read_served(name: str) -> Platform:

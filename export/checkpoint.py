@@ -155,9 +155,9 @@ class Embedder:
 
 
 def read_embedder(path: Path) -> Embedder:
-    """Read the embedder of FAN, of a backbone without attention heads, or of any ResNet-18.
+    """Read the embedder of FAN, of a backbone without attention heads, or of another ResNet-18.
 
-    A torch file's names are torchvision's, perhaps all with one prefix.
+    The last is a torch file with torchvision's names, perhaps all behind one prefix.
 
     Raises:
         CheckpointError: for a file that is missing, unreadable or no ResNet-18.
@@ -175,10 +175,16 @@ def read_embedder(path: Path) -> Embedder:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take a ResNet-18 out of what it was trained in: `layers.conv1.weight` is conv1's weight."""
     last = "layer4.1.conv2.weight"
-    prefix = next((key.removesuffix(last) for key in state if key.endswith("." + last)), "")
+    prefixes = {k.removesuffix(last) for k in state if k == last or k.endswith(f".{last}")}
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{len(prefixes)} ResNet-18s, behind {', '.join(sorted(map(repr, prefixes)))}; "
+            "expected a file with one of them"
+        )
+    prefix = prefixes.pop() if prefixes else ""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 

@@ -82,12 +82,14 @@ def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
     assert (tmp_path / "stages.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_one_server_gave_outlives_the_failure_of_the_next(
-    sample, short, monkeypatch, tmp_path
-):
+@pytest.mark.parametrize("fails", ["the next server", "the watch on memory"])
+def test_what_was_measured_outlives_what_fails_later(sample, short, monkeypatch, tmp_path, fails):
+    def fail(*arguments):
+        raise ServingError(fails)
+
     def serve(platform):
         if platform.name == "cpu_openvino":
-            raise ServingError("no OpenVINO")
+            fail()
         return nullcontext(SimpleNamespace(platform=platform, grpc_url="nowhere:1"))
 
     monkeypatch.setattr(pipeline, "MAX_FRAMES", 1)
@@ -95,8 +97,10 @@ def test_what_one_server_gave_outlives_the_failure_of_the_next(
     monkeypatch.setattr(pipeline, "EmbeddedServer", serve)
     monkeypatch.setattr(pipeline, "TritonClient", lambda url: nullcontext())
     monkeypatch.setattr(pipeline, "measure", lambda *arguments: ["## measured"])
-    with pytest.raises(ServingError, match="no OpenVINO"):
-        pipeline.run(sample, ["cpu", "cpu_openvino"], 2, 0, tmp_path)
+    monkeypatch.setattr(pipeline, "measure_memory", fail)
+    platforms = ["cpu", "cpu_openvino"] if fails == "the next server" else ["cpu"]
+    with pytest.raises(ServingError, match=fails):
+        pipeline.run(sample, platforms, 2, 60, tmp_path)
     assert "## measured" in (tmp_path / "pipeline.md").read_text()
 
 

@@ -867,12 +867,21 @@ def test_any_files_resnet18_can_be_started_from(tmp_path, prefix):
     state = embedder_weights(random_checkpoint().state)
     wrapped = {f"{prefix}{k}": v for k, v in state.items()}
     # Classifiers of other classes: torchvision's, one of two layers, and one beside the ResNet-18.
-    wrapped[f"{prefix}fc.weight"] = torch.zeros(1000, 512)
+    wrapped |= {f"{prefix}fc.weight": torch.zeros(1000, 512), f"{prefix}fc.bias": torch.zeros(1000)}
     wrapped[f"{prefix}fc.3.weight"] = torch.zeros(10, 256)
     if prefix:
         wrapped["head.weight"] = torch.zeros(10, 512)
     torch.save(wrapped, tmp_path / "any.pth")
-    found = read_embedder(tmp_path / "any.pth")
-    assert found.labels == ()
-    assert found.state.keys() == state.keys()
-    assert all(torch.equal(found.state[name], state[name]) for name in state)
+    model = StillClassifier(7)
+    classifier = model.fc.weight.clone()
+    model.load_embedder(read_embedder(tmp_path / "any.pth"), LABELS["fer2013"])
+    begun = model.backbone.state_dict()
+    assert all(torch.equal(begun[name], state[name]) for name in state)
+    assert torch.equal(model.fc.weight, classifier)
+
+
+def test_file_of_two_resnet18s_is_refused(tmp_path):
+    state = embedder_weights(random_checkpoint().state)
+    torch.save(state | {f"ema.{k}": v for k, v in state.items()}, tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match=r"two.pth: 2 ResNet-18s, behind .*'', 'ema.'"):
+        read_embedder(tmp_path / "two.pth")
