@@ -20,12 +20,12 @@ from export.deep_emotion import SIZE, DeepEmotion
 from export.networks import NETWORKS
 from export.preprocessing import Preprocessing
 from training import TrainingError, clips, stills
-from training.attention import EMBED_BATCH, train_attention
-from training.augment import Variation, vary
+from training.attention import EMBED_BATCH, round_weights, train_attention
+from training.augment import Variation, blend, vary
 from training.clips import TOLD_ATTENTION_FACTOR, ClipClassifier, ClipsRecipe
 from training.data import Dataset
 from training.distill import softened
-from training.loop import Fit, epoch_of, place
+from training.loop import Fit, epoch_of, generator, place
 from training.measure import measure, percent, score_dataset
 from training.spoil import CLEAR, Clips, make_clips
 from training.stills import Phase, StillClassifier, StillNetwork, StillsRecipe, batch_at
@@ -257,9 +257,11 @@ def train_clips(
     place(model, data.frames.device)
     folder = options.out / "clips"
     if data.is_stills and classifies:
+        round_weights(model.backbone, is_gray=data.is_gray)
+        faces = blend(data.frames, generator(data.frames.device, options.seed, 4))
         fit = train_attention(
             model,
-            clip_source(data, EMBED_BATCH, options),
+            clip_source(replace(data, frames=faces), EMBED_BATCH, options),
             max(EMBED_BATCH, round(options.clip_epochs * len(data))),
             options.seed,
             folder,
