@@ -115,7 +115,8 @@ def export_part(
     for path in stale:
         path.unlink(missing_ok=True)
     if calibration:
-        to_int8(graphs["fp16"], calibration.ranges, graphs["int8"], part.spared)
+        spared = (*part.spared, *part.spared_by_tensorrt)
+        to_int8(graphs["fp16"], calibration.ranges, graphs["int8"], spared)
         to_int8_cpu(graphs["fp32"], calibration.ranges, graphs["int8_cpu"], part.spared)
         installed.append(install_model(graphs["int8_cpu"], repository, INT8_FILENAME))
     return installed

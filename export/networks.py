@@ -41,6 +41,7 @@ class Part:
         optional: whether a checkpoint may lack its weights.
         quantised: whether INT8 graphs are made of it.
         spared: its convolutions that are left in floating point even there.
+        spared_by_tensorrt: those that are besides in TensorRT's graph alone.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Part:
     optional: bool = False
     quantised: bool = False
     spared: tuple[str, ...] = ()
+    spared_by_tensorrt: tuple[str, ...] = ()
 
 
 Parts = Callable[[int, str, Preprocessing], tuple[Part, ...]]
@@ -111,6 +113,9 @@ def fan_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> t
             FRAME,
             ("features",),
             quantised=True,
+            # Symmetric int8 has 127 levels for pixels from 0 to 1, a CPU's uint8 has 255:
+            # docs/quantisation.md says what that costs.
+            spared_by_tensorrt=("backbone.conv1",),
         ),
         Part("fan_attention", attention, "features", features, ClipAnswer._fields),
         Part(

@@ -30,7 +30,7 @@ def int8_cpu(repository, build):
 
 def test_every_quantiser_has_an_explicit_int8_zero_point_of_zero(int8):
     quantisers = int8.of("QuantizeLinear") + int8.of("DequantizeLinear")
-    assert len(quantisers) > 60
+    assert len(quantisers) > 55
     for node in quantisers:
         assert len(node.input) == 3, node.name
         zero_point = int8.constants[node.input[2]]
@@ -47,9 +47,28 @@ def test_activations_have_one_scale_a_tensor(int8):
         assert int8.constants[node.input[1]].shape == ()
 
 
-def test_every_convolution_reads_quantised_frames_and_weights_and_a_float_bias(int8):
+@pytest.fixture(scope="module")
+def throughout(repository, build, shipped, tmp_path_factory):
+    """The embedder with no convolution spared, as other ResNets are."""
+    path = tmp_path_factory.mktemp("throughout") / "model.onnx"
+    calibration = read_calibration(ranges_path(ROOT / "weights" / "fan.safetensors"), shipped)
+    to_int8(build / "fp16" / "fan_embedder.onnx", calibration.ranges, path)
+    return Graph(path)
+
+
+def test_first_convolution_alone_is_spared_and_by_tensorrt_alone(int8, int8_cpu):
+    floats = [c for c in int8.of("Conv") if int8.maker(c.input[1]) != "DequantizeLinear"]
+    assert [int8.constants[conv.input[1]].shape[2:] for conv in floats] == [(7, 7)]
+    assert int8.constants[floats[0].input[1]].dtype == np.float16
+    for conv in int8_cpu.of("Conv"):
+        assert int8_cpu.maker(conv.input[1]) == "DequantizeLinear"
+
+
+def test_every_other_convolution_reads_quantised_frames_and_weights_and_a_float_bias(int8):
     assert len(int8.of("Conv")) == 20
-    for conv in int8.of("Conv"):
+    quantised = [c for c in int8.of("Conv") if int8.maker(c.input[1]) == "DequantizeLinear"]
+    assert len(quantised) == 19
+    for conv in quantised:
         activation, weights, bias = conv.input
         assert int8.maker(activation) == "DequantizeLinear"
         assert int8.maker(int8.makers[activation].input[0]) == "QuantizeLinear"
@@ -90,9 +109,12 @@ def test_only_skip_convolutions_have_quantisers_behind_them(int8):
             assert int8.constants[weights].shape[2:] == (1, 1)
 
 
-def test_pooling_runs_between_quantisers(int8):
-    (pool,) = int8.of("MaxPool")
-    assert int8.maker(pool.input[0]) == "DequantizeLinear"
+def test_pooling_behind_a_quantised_convolution_runs_between_quantisers(throughout, int8):
+    (pool,) = throughout.of("MaxPool")
+    assert throughout.maker(pool.input[0]) == "DequantizeLinear"
+    assert {reader.op_type for reader in throughout.readers(pool.output[0])} == {"QuantizeLinear"}
+    (pool,) = int8.of("MaxPool")  # behind the one that is spared
+    assert int8.maker(pool.input[0]) == "Relu"
     assert {reader.op_type for reader in int8.readers(pool.output[0])} == {"QuantizeLinear"}
 
 

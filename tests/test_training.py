@@ -509,6 +509,17 @@ def test_training_pools_as_the_served_model_does(variant, logits):
         assert torch.allclose(weights[i], answer.weights, atol=1e-6)
 
 
+def test_clips_that_grow_keep_their_first_frames():
+    checkpoint = random_checkpoint(preprocessing=Preprocessing("gray", size=56))
+    model = measure.build(checkpoint, CPU)
+    scores = measure.score_growing_clips(model, dataset(3), checkpoint, (5, 1, 2))
+    assert list(scores) == [5, 1, 2]
+    for length in scores:
+        assert scores[length].weights.shape == (3, length)
+        first = scores[5].frame_logits[:, :length]
+        assert torch.equal(scores[length].frame_logits, first)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_evaluation_sees_faces_as_the_served_embedder_does(size):
     checkpoint = random_checkpoint(preprocessing=Preprocessing("gray", size=size))

@@ -42,6 +42,7 @@ from training.measure import (
     measure,
     percent,
     score_dataset,
+    score_growing_clips,
     score_made_clips,
     systems_of,
     weigh,
@@ -67,7 +68,7 @@ class Report:
         plain: system -> measured on the data as they are: stills, or whole clips.
         spoilt: for each seed, system -> measured on clips made of stills; empty for real clips.
         weighed: for each seed, FAN's weights of those.
-        lengths: number of frames -> the served system on clips of so many, all of them clear.
+        lengths: number of frames -> the served system on so many of a clip, all of them clear.
     """
 
     served: str
@@ -88,7 +89,7 @@ def evaluate(
 
     Args:
         data: on the device to compute on, numbered as the checkpoint's labels are.
-        lengths: of clips of clear frames to measure on, with some of the faces.
+        lengths: how many frames of clips of clear ones to measure on, with some of the faces.
         embedder: of stage one: its score fusion is measured beside, on the same clips.
 
     Raises:
@@ -121,10 +122,10 @@ def evaluate(
         weights = scores.self_weights if served == SYSTEMS[1] else scores.weights
         weighed.append(weigh(weights, kinds))
     some = data.sample(NUM_FACES_BY_LENGTH)
-    by_length = {}
-    for length in lengths:
-        scores, _ = score_made_clips(model, some, checkpoint, 0, length, 0)
-        by_length[length] = measure(scores.probabilities()[served], some.labels)
+    by_length = {
+        length: measure(scores.probabilities()[served], some.labels)
+        for length, scores in score_growing_clips(model, some, checkpoint, lengths).items()
+    }
     return Report(served, plain, spoilt, weighed, by_length)
 
 
@@ -225,7 +226,7 @@ def describe_lengths(report: Report) -> list[str]:
     total = next(iter(report.lengths.values())).total
     return [
         "",
-        f"Clips of clear frames alone, {total} faces:",
+        f"Clips of clear frames alone, {total} faces, the same clips with frames added:",
         "",
         "| frames | " + " | ".join(map(str, report.lengths)) + " |",
         "|---|" + "---|" * len(report.lengths),
@@ -309,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         type=whole(1, 10_000),
         nargs="*",
         default=[],
-        help="also measure clips of so many clear frames, made of stills",
+        help="also measure clips of clear frames, made of stills, by their first so many",
     )
     parser.add_argument(
         "--embedder", type=Path, help="also measure score fusion by stage one's embedder.pth.tar"

@@ -184,21 +184,51 @@ def score_clips(model: ClipClassifier, data: Dataset, checkpoint: Checkpoint) ->
         yield model.pool(torch.cat(chunks)[None])
 
 
+@torch.no_grad()
 def score_made_clips(
-    model: ClipClassifier,
-    data: Dataset,
-    checkpoint: Checkpoint,
-    seed: int,
-    num_frames: int = NUM_FRAMES,
-    num_spoilt: int = NUM_SPOILT,
+    model: ClipClassifier, data: Dataset, checkpoint: Checkpoint, seed: int
 ) -> tuple[Scores, Tensor]:
-    """Make a clip of every still and score it.
+    """Make a clip of every still, spoil half of its frames and score it.
 
     Returns:
         the scores, and (N, K) what each frame was spoilt with.
     """
-    device = data.frames.device
     scores, kinds = [], []
+    for features, spoilt in embed_made_clips(model, data, checkpoint, seed, NUM_FRAMES, NUM_SPOILT):
+        scores.append(model.pool(features))
+        kinds.append(spoilt)
+    return join(scores), torch.cat(kinds)
+
+
+@torch.no_grad()
+def score_growing_clips(
+    model: ClipClassifier, data: Dataset, checkpoint: Checkpoint, lengths: Sequence[int]
+) -> dict[int, Scores]:
+    """Make a clip of clear frames of every still; score its first frames, for each number asked."""
+    if not lengths:
+        return {}
+    scores: dict[int, list[Scores]] = {length: [] for length in lengths}
+    for features, _ in embed_made_clips(model, data, checkpoint, 0, max(lengths), 0):
+        for length, found in scores.items():
+            found.append(model.pool(features[:, :length]))
+    return {length: join(found) for length, found in scores.items()}
+
+
+@torch.no_grad()
+def embed_made_clips(
+    model: ClipClassifier,
+    data: Dataset,
+    checkpoint: Checkpoint,
+    seed: int,
+    num_frames: int,
+    num_spoilt: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Make a clip of every still and embed its frames.
+
+    Yields:
+        (B, K, 512) features, and (B, K) what each frame was spoilt with.
+    """
+    device = data.frames.device
     batches = torch.arange(len(data)).split(max(1, BATCH // num_frames))
     for i, chosen in enumerate(tqdm(batches, desc=f"clips, seed {seed}", leave=False)):
         clips = make_clips(
@@ -211,9 +241,8 @@ def score_made_clips(
             data.neutral,
             generator(device, seed, 3, i),
         )
-        scores.append(score(model, adapt(clips.faces, checkpoint)))
-        kinds.append(clips.kinds)
-    return join(scores), torch.cat(kinds)
+        features = model.embed(adapt(clips.faces, checkpoint).flatten(0, 1))
+        yield features.unflatten(0, clips.kinds.shape), clips.kinds
 
 
 @torch.no_grad()
