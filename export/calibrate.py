@@ -40,6 +40,7 @@ from export.to_onnx import to_onnx
 
 GRAPH_VERSION = 2  # changes with any code that gives a graph's tensors other names or values
 NUM_FACES = 512
+PERCENTILE = 99.999  # docs/quantisation.md has others
 BATCH = 8
 NUM_BINS = 8192
 
@@ -106,7 +107,7 @@ def read_calibration(path: Path, checkpoint: Checkpoint) -> Calibration:
 
 
 def calibrate(
-    checkpoint: Checkpoint, images: np.ndarray, faces: str, percentile: float = 100.0
+    checkpoint: Checkpoint, images: np.ndarray, faces: str, percentile: float = PERCENTILE
 ) -> Calibration:
     """Measure every activation that is quantised.
 
@@ -178,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--percentile",
         type=float,
-        default=100.0,
+        default=PERCENTILE,
         help="of the values that the ranges cover; 100 is min-max (default: %(default)s)",
     )
     parser.add_argument("--note", help="what the faces are, in words (default: the path's name)")

@@ -24,6 +24,10 @@ from export.score_fusion import FusedScores, ScoreFusion
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 FRAME = (FRAME_SIZE, FRAME_SIZE, 3)
+EARLY = (
+    "backbone.conv1",
+    *(f"backbone.layer1.{block}.conv{i}" for block in range(2) for i in (1, 2)),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Part:
         optional: whether a checkpoint may lack its weights.
         quantised: whether INT8 graphs are made of it.
         spared: its convolutions that are left in floating point even there.
-        spared_by_tensorrt: those that are besides in TensorRT's graph alone.
+        spared_by_tensorrt: those left so in TensorRT's graph as well, not in the CPU's.
     """
 
     model: str
@@ -113,9 +117,9 @@ def fan_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> t
             FRAME,
             ("features",),
             quantised=True,
-            # Symmetric int8 has 127 levels for pixels from 0 to 1, a CPU's uint8 has 255:
+            # Symmetric int8 has 127 levels for what is never below zero, a CPU's uint8 has 255:
             # docs/quantisation.md says what that costs.
-            spared_by_tensorrt=("backbone.conv1",),
+            spared_by_tensorrt=EARLY,
         ),
         Part("fan_attention", attention, "features", features, ClipAnswer._fields),
         Part(

@@ -38,8 +38,9 @@ LEARNING_RATE = 0.003
 # that a stray face does not outvote a face that is hard to read. At 1 instead of 0.1, FAN's lead
 # over score fusion was half as large.
 TEMPERATURE = 0.1
-# Weights are also asked to lie on the frames known to be clear; at 1 it cost a third of the lead.
-CLEAR_SHARE = 0.05
+# Weights are also asked to lie on the frames known to be clear, less than end to end
+# (clips.CLEAR_SHARE): that much halved the lead (at temperature 1).
+TOLD_SHARE = 0.05
 SCALES = torch.logspace(-2, 1, 301)  # of the heads' logits, to choose from
 
 
@@ -131,7 +132,7 @@ def loss_of(model: ClipClassifier, features: Tensor, votes: Tensor, kinds: Tenso
     loss += SELF_SHARE * F.cross_entropy(scores.self_logits, votes)
     clear = kinds == CLEAR
     for weights in (scores.weights, scores.self_weights):
-        loss -= CLEAR_SHARE * (weights * clear).sum(1).clamp(min=1e-6).log().mean()
+        loss -= TOLD_SHARE * (weights * clear).sum(1).clamp(min=1e-6).log().mean()
     return loss
 
 

@@ -2,6 +2,7 @@
 
     Checkpoint + Dataset  ->  score_dataset     ->  each system's probabilities  ->  measure
     Checkpoint + stills   ->  score_made_clips  ->  Scores, kinds                ->  measure, weigh
+    Checkpoint + stills   ->  score_growing_clips  ->  Scores for each length    ->  measure
 
 The network runs in float32 on faces as they are served.
 """
