@@ -44,7 +44,7 @@ class Result:
         self_weights: (N,) float in (0, 1), self-attention alone.
         region_weights: (N, R) float, each region's share of a face, sums to 1 over the regions.
         theta: (N, 2, 3) float, the affine window of a spatial transformer on each face.
-        frame_probabilities: (N, C) float, what each frame alone speaks for.
+        frame_probabilities: (N, C) float, what each frame speaks for; in FAN, seen beside its clip.
         model: the ensemble that answered.
         model_version: as the server names it.
         url: where it answered.
