@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from PIL import Image
@@ -66,6 +66,9 @@ def read_faces(
 
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Read `images` and, where there are any, `labels`."""
+    # Anything else numpy takes for a pickle, and proposes to trust it.
+    if path.is_file() and not is_zipfile(path):
+        raise ExportError(f"{path}: not an npz file; expected one with an array `images`")
     try:
         with np.load(path) as archive:
             images = archive["images"]

@@ -128,9 +128,14 @@ def test_labels_must_fit_the_classes(authors_file):
         read_checkpoint(authors_file(), labels=("sad", "happy"))
 
 
-@pytest.mark.parametrize("name", ["missing.pth.tar", "text.pth.tar", "text.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["missing.pth.tar", "text.pth.tar", "hello.pth", "passwd", "text.safetensors"]
+)
 def test_unreadable_file_is_refused_in_words(tmp_path, name):
+    # torch's unpickler trips over each of the texts in another way: KeyError, IndexError.
     (tmp_path / "text.pth.tar").write_text("not weights")
+    (tmp_path / "hello.pth").write_text("hello")
+    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/bash")
     (tmp_path / "text.safetensors").write_text("not weights either")
     with pytest.raises(CheckpointError, match=f"{name}: (no such file|not a readable)"):
         read_checkpoint(tmp_path / name, labels=LABELS["afew"])

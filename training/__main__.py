@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"How it went: {args.out}/*/log.csv")
 
     return run_command(
-        "training", command, "stopped; the same command goes on from its last saved state"
+        "training",
+        command,
+        "stopped; the same command goes on, and does at most some two minutes' work again",
     )
 
 

@@ -235,7 +235,7 @@ def read_csv(path: Path, usage: str) -> list[LabelledClip]:
             f"({type(error).__name__}: {error})"
         ) from error
     if not clips:
-        found = shorten(sorted(usages))
+        found = shorten(sorted(usages)) or "none at all"
         raise TrainingError(f"{path}: no rows of Usage {usage}; there are {found}")
     return clips
 

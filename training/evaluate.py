@@ -187,11 +187,12 @@ def write_report(report: Report, data: Dataset, checkpoint: Path, source: str, o
 
 def describe_spoilt(report: Report) -> list[str]:
     """Say how the systems fare on clips with spoilt frames, and what the weights see."""
+    many = len(report.spoilt) > 1
+    seeds = f"{len(report.spoilt)} seeds, mean and standard deviation" if many else "1 seed"
     lines = [
         "",
         f"Clips of {NUM_FRAMES} frames made of each still, {NUM_SPOILT} of them spoilt "
-        f"({', '.join(KINDS)}: the kinds that training makes too), {len(report.spoilt)} seeds, "
-        "mean and standard deviation:",
+        f"({', '.join(KINDS)}: the kinds that training makes too), {seeds}:",
         "",
         f"| system | top-1 | {report.served}'s lead, points | mean recall | calibration error |",
         "|---|---|---|---|---|",
@@ -200,8 +201,9 @@ def describe_spoilt(report: Report) -> list[str]:
     for name in report.spoilt[0]:
         figures = [each[name] for each in report.spoilt]
         lead = 100 * (np.mean(best) - np.mean([f.accuracy for f in figures]))
+        led = "" if name == report.served else f"{lead:+.2f}"
         lines.append(
-            f"| {name} | {mean_and_spread([f.accuracy for f in figures])} | {lead:+.2f} | "
+            f"| {name} | {mean_and_spread([f.accuracy for f in figures])} | {led} | "
             f"{mean_and_spread([f.balanced for f in figures])} | "
             f"{mean_and_spread([f.calibration_error for f in figures])} |"
         )
@@ -310,7 +312,8 @@ def main(argv: list[str] | None = None) -> int:
         type=whole(1, 10_000),
         nargs="*",
         default=[],
-        help="also measure clips of clear frames, made of stills, by their first so many",
+        help="also measure clips of clear frames, made of stills, by their first so many; "
+        "the longest decides which frames there are",
     )
     parser.add_argument(
         "--embedder", type=Path, help="also measure score fusion by stage one's embedder.pth.tar"

@@ -288,11 +288,12 @@ def identity(
     data: Dataset, options: Options, initial: Embedder | None, recipe: object
 ) -> dict[str, str]:
     """What decides a stage's result beside its code: a saved state of another is not continued."""
+    settings = {"kind": recipe} if isinstance(recipe, str) else vars(recipe)
     return {
         "data": fingerprint(data),
         "labels": " ".join(data.label_names),
         "size": str(options.size),
-        "recipe": repr(recipe),
+        **{f"recipe's {name}": repr(value) for name, value in settings.items()},
         "first weights": digest(initial),
         **{
             f"teacher {i}": f"{t.network} {t.variant} {t.preprocessing} {digest(t)}"
