@@ -328,7 +328,10 @@ class Fit:
             found, step, rows = state["identity"], state["step"], state["rows"]
             made = list(dict.fromkeys([*state["made"], *self.made]))
         except Exception as error:  # the unpickler raises whatever a file's bytes provoke
-            raise TrainingError(f"{path}: not a state that was saved here; delete it") from error
+            raise TrainingError(
+                f"{path}: not a state that was saved here, or not readable now "
+                f"({type(error).__name__}); delete it to begin anew"
+            ) from error
         differences = [
             f"{k} {found.get(k)} (now {self.identity.get(k)})"
             for k in self.identity | found
