@@ -392,15 +392,23 @@ def read_torch_labels(path: Path) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def load_torch(path: Path) -> object:
-    """Read a torch file without running code from it."""
+def load_torch(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read a torch file without running code from it.
+
+    Raises:
+        CheckpointError: for a file that cannot be read, whatever its bytes are.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"not a readable torch checkpoint ({error})") from error
     except Exception as error:
-        # The unpickler raises whatever a file's bytes provoke (KeyError, IndexError, ...), and
-        # torch's own words propose to load it with weights_only=False: to run code from it.
+        # No narrower: the unpickler raises whatever a file's bytes provoke (KeyError, IndexError,
+        # struct.error, ...). Its words are left out, as they propose weights_only=False: to run
+        # code from the file.
         raise CheckpointError(
-            "not a readable torch checkpoint: cut off, of another format, or more than weights"
+            "not a readable torch checkpoint: cut off, of another format, or more than weights "
+            f"({type(error).__name__})"
         ) from error
 
 

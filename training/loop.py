@@ -23,6 +23,8 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from export.checkpoint import load_torch
+from export.errors import CheckpointError
 from export.files import write_whole
 from export.provenance import provenance
 from training import TrainingError
@@ -324,13 +326,14 @@ class Fit:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = load_torch(path, self.device)
             found, step, rows = state["identity"], state["step"], state["rows"]
             made = list(dict.fromkeys([*state["made"], *self.made]))
-        except Exception as error:  # the unpickler raises whatever a file's bytes provoke
+        except CheckpointError as error:
+            raise TrainingError(f"{path}: {error}; delete it to begin anew") from error
+        except (KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
-                f"{path}: not a state that was saved here, or not readable now "
-                f"({type(error).__name__}); delete it to begin anew"
+                f"{path}: not a state that was saved here; delete it to begin anew"
             ) from error
         differences = [
             f"{k} {found.get(k)} (now {self.identity.get(k)})"

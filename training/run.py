@@ -217,7 +217,7 @@ def fit_stills(
         targets,
         recipe,
         options.out / folder,
-        identity(data, options, options.initial, recipe),
+        identity(data, options, options.initial, vars(recipe)),
         held_out,
     )
 
@@ -265,7 +265,7 @@ def train_clips(
             max(EMBED_BATCH, round(options.clip_epochs * len(data))),
             options.seed,
             folder,
-            identity(data, options, embedder, "attention"),
+            identity(data, options, embedder, {"stage": "attention"}),
         )
         return checkpoint_of(model.state_dict(), fit)
     fit = clips.train(
@@ -273,7 +273,7 @@ def train_clips(
         clip_source(data, recipe.batch, options),
         recipe,
         folder,
-        identity(data, options, embedder, recipe),
+        identity(data, options, embedder, vars(recipe)),
         figures_of,
     )
     return checkpoint_of(fit.averaged(), fit)
@@ -285,10 +285,9 @@ def preprocessing_of(data: Dataset, options: Options) -> Preprocessing:
 
 
 def identity(
-    data: Dataset, options: Options, initial: Embedder | None, recipe: object
+    data: Dataset, options: Options, initial: Embedder | None, settings: Mapping[str, object]
 ) -> dict[str, str]:
     """What decides a stage's result beside its code: a saved state of another is not continued."""
-    settings = {"kind": recipe} if isinstance(recipe, str) else vars(recipe)
     return {
         "data": fingerprint(data),
         "labels": " ".join(data.label_names),
