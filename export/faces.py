@@ -64,17 +64,27 @@ def read_faces(
     return Faces(images, None if labels is None else labels[chosen])
 
 
-def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read `images` and, where there are any, `labels`."""
+def read_array(path: Path, name: str) -> np.ndarray | None:
+    """Read one array of an npz file; None where it is not there.
+
+    Raises:
+        ExportError: for a file or an array that cannot be read.
+    """
     # Anything else numpy takes for a pickle, and proposes to trust it.
     if path.is_file() and not is_zipfile(path):
-        raise ExportError(f"{path}: not an npz file; expected one with an array `images`")
+        raise ExportError(f"{path}: not an npz file; expected one with an array `{name}`")
     try:
         with np.load(path) as archive:
-            images = archive["images"]
-            labels = archive.get("labels")
+            return archive.get(name)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise ExportError(f"{path}: no array `images` can be read ({error})") from error
+        raise ExportError(f"{path}: no array `{name}` can be read ({error})") from error
+
+
+def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read `images` and, where there are any, `labels`."""
+    images, labels = read_array(path, "images"), read_array(path, "labels")
+    if images is None:
+        raise ExportError(f"{path}: no array `images` can be read (it has none)")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         raise ExportError(
             f"{path}: `images` is {images.dtype} {images.shape}; expected uint8 (N, H, W) or "

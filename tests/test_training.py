@@ -265,7 +265,7 @@ def test_draws_depend_on_the_step_alone():
 
 def test_no_variation_shows_the_picture_as_it_is():
     images = torch.from_numpy(pictures(6)[0])[:, None]
-    still = Variation(crop=(1, 1), turn=0, shear=0, shift=0, light=0, erase=0)
+    still = Variation((1, 1), 0, 0, 0, 0, 0, 0, 0, 0)
     faces = vary(images, 48, still, draws(0)) * 255
     # Within a rounding of float32; flips are drawn whatever else is not.
     for face, image in zip(faces, images.float(), strict=True):
@@ -317,7 +317,7 @@ def test_real_clips_give_one_frame_of_each_third():
     data = dataset(6, frames_per_clip=9)
     values = torch.arange(54).repeat_interleave(48 * 48).view(54, 1, 48, 48)
     data = replace(data, frames=(values * 4).byte())
-    plain = Variation(light=0, erase=0)
+    plain = Variation(light=0, erase=0, gamma=0, detail=0, noise=0)
     for step in range(4):
         taken = take_clips(data, torch.arange(6), 56, draws(step), plain)
         numbers = (taken.faces.mean((2, 3, 4)) * 255 / 4).round().long()

@@ -15,7 +15,7 @@ from pathlib import Path
 from export.checkpoint import read_checkpoint, write_checkpoint
 from training.data import read_dataset
 from training.loop import choose_device
-from training.options import add_training, phases, read_options, run_command
+from training.options import add_training, phases, read_options, read_training, run_command
 from training.run import STILL_NETWORKS, train, train_network
 
 # Stage one's by default.
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         device = choose_device(args.device)
         teachers = tuple(read_checkpoint(path) for path in args.teachers)
         options = replace(read_options(args), teachers=teachers)
-        data = read_dataset(args.data, args.labels).to(device)
+        data = read_training(args).to(device)
         validation = None
         if args.validation:
             validation = read_dataset(args.validation, args.labels, "PublicTest").to(device)

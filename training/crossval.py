@@ -20,11 +20,11 @@ from torch import Tensor
 from export.checkpoint import Checkpoint
 from export.files import write_whole
 from export.provenance import provenance
-from training.data import Dataset, folds_by_subject, read_dataset
+from training.data import Dataset, folds_by_subject
 from training.evaluate import draw_confusion
 from training.loop import choose_device
 from training.measure import SYSTEMS, Measured, measure, percent, score_dataset
-from training.options import add_training, read_options, run_command, whole
+from training.options import add_training, read_options, read_training, run_command, whole
 from training.run import Options, train
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         device = choose_device(args.device)
         options = read_options(args)
-        data = read_dataset(args.data, args.labels, side=args.size).to(device)
+        data = read_training(args).to(device)
         measured = cross_validate(data, options, args.folds, best_epoch=args.best_epoch)
         text = report(measured, data, args.folds, BEST_EPOCH if args.best_epoch else LAST_EPOCH)
         write_whole(args.out / "report.md", text.encode())

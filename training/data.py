@@ -1,7 +1,9 @@
 """Read labelled faces: single pictures and clips, in the forms people have them.
 
 faces.npz                       `images` (N, H, W[, 3]) uint8, `labels` (N,)      stills
+                                and perhaps `votes` (N, 10): see `training.votes`
 fer2013.csv                     the challenge's: emotion, pixels, Usage           stills
+                                and perhaps FER+'s fer2013new.csv beside it
 folder/<label>/*.png            aligned faces                                     stills
 folder/<label>/<sequence>/*.png aligned faces of one sequence                     clips
 folder/<label>/*.mp4            videos, AFEW's layout: faces are found            clips
@@ -14,6 +16,7 @@ import csv
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +28,9 @@ from tqdm import tqdm
 from clients.errors import FerError
 from clients.faces import FaceDetector, FaceFollower, align
 from clients.video import read_frames
-from export.faces import PICTURES, open_picture, read_npz
+from export.faces import PICTURES, open_picture, read_array, read_npz
 from training import TrainingError
+from training.votes import FERPLUS_CSV, check_votes, distribution, one_hot, read_ferplus
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class Dataset:
         label_names: the emotions.
         subjects: of each clip: whose face it is; None where the data do not say.
         left_out: names of clips in which no face was found.
+        votes: (N, 10) uint8 of stills, in `training.votes`' order; None where nobody voted.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Dataset:
     label_names: tuple[str, ...]
     subjects: tuple[str | None, ...]
     left_out: tuple[str, ...] = ()
+    votes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,9 +89,40 @@ class Dataset:
         """The frames of one clip, (K, C, h, w) uint8."""
         return self.frames[self.starts[index] : self.starts[index + 1]]
 
+    def per_frame(self, values: Tensor) -> Tensor:
+        """Give every frame its clip's value: (N, ...) -> (M, ...)."""
+        return values.repeat_interleave(self.starts.diff().to(values.device), 0)
+
     def frame_labels(self) -> Tensor:
         """(M,) int64: every frame has its clip's label."""
-        return self.labels.repeat_interleave(self.starts.diff().to(self.labels.device))
+        return self.per_frame(self.labels)
+
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """What is learnt of each clip, from votes where there are any, else from its label.
+
+        Returns:
+            targets (N, C) float32, each row a distribution; weights (N,) float32, 0..1.
+        """
+        if self.votes is None:
+            return one_hot(self.labels, len(self.label_names)), torch.ones_like(self.labels).float()
+        return distribution(self.votes, self.label_names)
+
+    def emotions(self) -> Tensor:
+        """(N,) int64: the likeliest emotion of each clip, by votes where there are any."""
+        return self.targets()[0].argmax(1)
+
+    def named(self) -> "Dataset":
+        """Leave out what nobody names with one of the emotions: nothing can be learnt of it."""
+        if self.votes is None:
+            return self
+        known = self.targets()[1] > 0
+        return self if known.all() else self.choose(known.nonzero()[:, 0].cpu().numpy())
+
+    def prior(self) -> tuple[float, ...]:
+        """The emotions' shares in all that is learnt, one a label; their sum is 1."""
+        targets, weights = self.targets()
+        sums = (weights[:, None] * targets).sum(0)
+        return tuple((sums / sums.sum()).tolist())
 
     def choose(self, clips: Sequence[int] | np.ndarray) -> "Dataset":
         """Take some of the clips."""
@@ -97,6 +134,7 @@ class Dataset:
             starts=starts_of(frames),
             labels=self.labels[index],
             subjects=tuple(self.subjects[int(i)] for i in clips),
+            votes=None if self.votes is None else self.votes[index],
         )
 
     def sample(self, num_clips: int) -> "Dataset":
@@ -119,18 +157,26 @@ class Dataset:
         return replace(self, labels=labels, label_names=label_names)
 
     def to(self, device: torch.device) -> "Dataset":
-        """Put frames and labels onto a device."""
-        return replace(self, frames=self.frames.to(device), labels=self.labels.to(device))
+        """Put frames, labels and votes onto a device."""
+        votes = None if self.votes is None else self.votes.to(device)
+        return replace(
+            self, frames=self.frames.to(device), labels=self.labels.to(device), votes=votes
+        )
 
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """One clip as it was read: (K, h, w[, 3]) uint8 frames, its label's index, whose face it is."""
+    """One clip as it was read: (K, h, w[, 3]) uint8 frames, its label's index, whose face it is.
+
+    Args:
+        votes: (10,) uint8, where people voted.
+    """
 
     name: str
     frames: Sequence[np.ndarray]
     label: int
     subject: str | None = None
+    votes: np.ndarray | None = None
 
 
 def read_dataset(
@@ -173,7 +219,17 @@ def read_dataset(
     subjects = tuple(clip.subject for clip in seen)
     frames = to_tensor([clip.frames for clip in seen], path)
     starts = starts_of([clip.frames for clip in seen])
-    return Dataset(path.name, frames, starts, labels, label_names, subjects, left_out)
+    votes = [clip.votes for clip in seen if clip.votes is not None]
+    return Dataset(
+        path.name,
+        frames,
+        starts,
+        labels,
+        label_names,
+        subjects,
+        left_out,
+        torch.from_numpy(np.stack(votes)) if votes else None,
+    )
 
 
 def starts_of(clips: Sequence[Sequence[np.ndarray] | Tensor]) -> Tensor:
@@ -204,36 +260,51 @@ def to_tensor(clips: Sequence[Sequence[np.ndarray]], path: Path) -> Tensor:
 
 
 def read_arrays(path: Path) -> list[LabelledClip]:
-    """Read stills from an npz's `images` and `labels`."""
+    """Read stills from an npz's `images` and `labels`, and `votes` if it has them."""
     images, labels = read_npz(path)
     if labels is None:
         raise TrainingError(f"{path}: no array `labels`")
+    votes = read_array(path, "votes")
+    if votes is None:
+        each: Iterable[np.ndarray | None] = repeat(None, len(images))
+    else:
+        each = check_votes(votes, len(images), path)
     return [
-        LabelledClip(f"picture {i}", [image], int(label))
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+        LabelledClip(f"picture {i}", [image], int(label), votes=voted)
+        for i, (image, label, voted) in enumerate(zip(images, labels, each, strict=True))
     ]
 
 
 def read_csv(path: Path, usage: str) -> list[LabelledClip]:
-    """Read the FER2013 challenge's own file: emotion 0..6, 48 x 48 gray pixels, usage."""
-    clips, usages = [], set()
+    """Read the FER2013 challenge's own file: emotion 0..6, 48 x 48 gray pixels, usage.
+
+    Where FER+'s file lies beside it, its votes come too.
+    """
+    clips, usages, num_rows = [], set(), 0
+    voted = path.with_name(FERPLUS_CSV)
+    votes = read_ferplus(voted) if voted.is_file() else None
     csv.field_size_limit(1 << 20)
     try:
         with path.open(newline="") as file:
             for i, row in enumerate(csv.DictReader(file)):
+                num_rows = i + 1
                 if None in row.values():
                     raise ValueError(f"row {i + 1} is cut off")
                 usages.add(row["Usage"])
-                if row["Usage"] == usage:
+                of_row = votes.of(i, row["Usage"], path) if votes else None
+                if row["Usage"] == usage and (votes is None or of_row is not None):
                     pixels = np.array(row["pixels"].split(), dtype=np.uint8)
                     side = round(len(pixels) ** 0.5)
                     image = pixels.reshape(side, side)
-                    clips.append(LabelledClip(f"row {i + 1}", [image], int(row["emotion"])))
+                    label = int(row["emotion"])
+                    clips.append(LabelledClip(f"row {i + 1}", [image], label, votes=of_row))
     except (OSError, KeyError, ValueError, OverflowError, csv.Error) as error:
         raise TrainingError(
             f"{path}: expected columns emotion, pixels and Usage as in the FER2013 challenge "
             f"({type(error).__name__}: {error})"
         ) from error
+    if votes is not None:
+        votes.check_length(num_rows, path)
     if not clips:
         found = shorten(sorted(usages)) or "none at all"
         raise TrainingError(f"{path}: no rows of Usage {usage}; there are {found}")

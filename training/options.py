@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from export.checkpoint import parse_labels, read_embedder
 from export.errors import ExportError
 from export.preprocessing import SIZES
+from training import TrainingError
+from training.data import Dataset, read_dataset
 from training.run import Options
 from training.stills import Phase
 
@@ -118,6 +121,18 @@ def add_training(
         "twice the time; 0.05 to 0.1 are usual (default: %(default)s, no)",
     )
     parser.add_argument(
+        "--balance",
+        type=number(0, 1),
+        default=1.0,
+        help="how much of the emotions' shares is kept apart from the weights, so that rare ones "
+        "are learnt as well; export --prior adds any shares (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target",
+        choices=["votes", "labels"],
+        help="what to learn of data that have both (default: votes where there are any)",
+    )
+    parser.add_argument(
         "--clip-epochs", type=EPOCHS, default=clip_epochs, help="stage two (default: %(default)s)"
     )
     parser.add_argument(
@@ -152,7 +167,16 @@ def read_options(args: argparse.Namespace) -> Options:
         args.mix,
         learning_rate=args.learning_rate,
         sam=args.sam,
+        balance=args.balance,
     )
+
+
+def read_training(args: argparse.Namespace) -> Dataset:
+    """Read what is learnt from, told by votes or by labels as asked."""
+    data = read_dataset(args.data, args.labels)
+    if args.target == "votes" and data.votes is None:
+        raise TrainingError(f"{args.data}: nobody voted on it; --target votes wants `votes`")
+    return replace(data, votes=None) if args.target == "labels" else data.named()
 
 
 def run_command(name: str, command: Callable[[], None], stopped: str) -> int:

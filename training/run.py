@@ -5,13 +5,13 @@ Dataset  ->  stills.train  ->  Embedder  ->  clips.train  ->  Checkpoint
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from export.checkpoint import Checkpoint, Embedder, embedder_weights, is_counter, load_state
@@ -57,6 +57,7 @@ class Options:
         learning_rate: stage one's, at the top of its schedule; without any, the network's own.
         teachers: networks from whose answers stage one learns beside the labels.
         sam: how far uphill stage one takes its gradients; 0 for where the weights stand.
+        balance: how much of the emotions' shares the weights are spared to learn, 0 to 1.
         seed: of all that is drawn.
         initial: weights to start from, if any.
     """
@@ -72,6 +73,7 @@ class Options:
     learning_rate: float | None = None
     teachers: tuple[Checkpoint, ...] = ()
     sam: float = 0.0
+    balance: float = 1.0
 
 
 def train(
@@ -121,7 +123,7 @@ def train_stills(data: Dataset, validation: Dataset | None, options: Options) ->
     model = StillClassifier(len(data.label_names))
     if options.initial is not None:
         model.load_embedder(options.initial, data.label_names)
-    weights = fit_stills(model, data, validation, options, "stills", recipe_of(options))
+    weights = fit_stills(model, data, validation, options, "stills", recipe_of(data, options))
     embedder = stills.as_embedder(weights, data.label_names)
     path = options.out / "stills" / "embedder.pth.tar"
     stills.write_embedder(embedder, path)
@@ -153,7 +155,7 @@ def train_network(
         rate = options.learning_rate or DEEP_EMOTION_RATE
         options = replace(options, size=SIZE, learning_rate=rate)
     torch.manual_seed(options.seed)
-    recipe = recipe_of(options)
+    recipe = recipe_of(data, options)
     network: Dan | DeepEmotion
     if name == "deep_emotion":
         # Adam as its paper does: with SGD it named 30 % right after six epochs. No weight decays:
@@ -177,7 +179,7 @@ def train_network(
     return with_figures(checkpoint, validation)
 
 
-def recipe_of(options: Options) -> StillsRecipe:
+def recipe_of(data: Dataset, options: Options) -> StillsRecipe:
     """How stills are learnt from."""
     variation = Variation().scaled(options.vary)
     recipe = StillsRecipe(
@@ -186,11 +188,28 @@ def recipe_of(options: Options) -> StillsRecipe:
         variation=variation,
         seed=options.seed,
         sam=options.sam,
+        shift=log_prior(data, options.balance),
     )
     if options.learning_rate is not None:
         recipe = replace(recipe, learning_rate=options.learning_rate)
-    # What teachers say is smooth already.
-    return replace(recipe, smoothing=0.0) if options.teachers else recipe
+    # What teachers and voters say is smooth already.
+    smooth = bool(options.teachers) or data.votes is not None
+    return replace(recipe, smoothing=0.0) if smooth else recipe
+
+
+def log_prior(data: Dataset, balance: float) -> tuple[float, ...]:
+    """What is added to the logits while they learn, so that rare emotions do not pay.
+
+    The logits then need not say how common an emotion is in the data: they are those of a world
+    in which all are as common, and `export --prior` adds any other's.
+
+    Args:
+        balance: 1 for all of the prior, 0 for none.
+
+    Source: Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021.
+    """
+    rarest = 1 / (10 * len(data))  # of an emotion that the data do not have
+    return tuple(balance * math.log(max(share, rarest)) for share in data.prior())
 
 
 def fit_stills(
@@ -204,12 +223,12 @@ def fit_stills(
     """Train on stills; every frame of a clip is a still of its clip's label."""
     held_out = None
     if validation is not None:
-        held_out = (validation.frames, validation.frame_labels(), options.size)
+        held_out = (validation.frames, validation.per_frame(validation.emotions()), options.size)
 
     @cache
-    def targets() -> Tensor:
-        labels = F.one_hot(data.frame_labels(), len(data.label_names)).float()
-        return softened(labels, data, options.teachers) if options.teachers else labels
+    def targets() -> tuple[Tensor, Tensor]:
+        wanted, weights = map(data.per_frame, data.targets())
+        return softened(wanted, data, options.teachers) if options.teachers else wanted, weights
 
     return stills.train(
         place(model, data.frames.device),
@@ -310,6 +329,7 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
         f"learning rate {options.learning_rate or 'usual'}, sam {options.sam:g}, "
+        f"targets {'labels' if data.votes is None else 'votes'}, balance {options.balance:g}, "
         f"from weights {digest(options.initial)}, "
         f"teachers {', '.join(map(digest, options.teachers)) or 'none'}",
     }
@@ -364,7 +384,8 @@ def take_clips(
 def fingerprint(data: Dataset) -> str:
     """Name data by a hash of their pixels and labels."""
     content = hashlib.sha256()
-    for tensor in (data.frames, data.starts, data.labels):
+    said = data.labels if data.votes is None else data.votes
+    for tensor in (data.frames, data.starts, said):
         content.update(tensor.cpu().numpy().data)
     return content.hexdigest()[:16]
 

@@ -20,7 +20,9 @@ BLURRED, DARK, OCCLUDED, MISALIGNED, OTHER = range(len(KINDS))
 CLEAR = -1
 
 # One face over the frames of a clip: a smaller change than between two faces.
-WITHIN_CLIP = Variation(crop=(0.85, 1.0), turn=6.0, shear=0.05, shift=0.02, light=0.12, erase=0.0)
+WITHIN_CLIP = Variation(
+    crop=(0.85, 1.0), turn=6.0, shear=0.05, shift=0.02, light=0.12, erase=0.0, gamma=0.0
+)
 BLUR_TAPS = 9
 NEUTRAL_SHARE = 0.5  # of the other faces, where the clip's own label is not neutral
 

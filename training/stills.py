@@ -107,6 +107,7 @@ class StillsRecipe:
         adam: rather than SGD with momentum.
         weight_decay: of convolutions and linear layers.
         sam: how far uphill a step takes its gradient, as in loop.Recipe.
+        shift: added to the logits while they learn, one value a class: see `balance`.
     """
 
     phases: tuple[Phase, ...]
@@ -119,6 +120,7 @@ class StillsRecipe:
     adam: bool = False
     weight_decay: float = 5e-4
     sam: float = 0.0
+    shift: tuple[float, ...] = ()
 
     def steps(self, num_pictures: int) -> list[int]:
         """The steps of each phase."""
@@ -146,7 +148,7 @@ def batch_at(step: int, num: int, batch: int, seed: int) -> Tensor:
 def train(
     model: nn.Module,
     images: Tensor,
-    targets: Callable[[], Tensor],
+    targets: Callable[[], tuple[Tensor, Tensor]],
     recipe: StillsRecipe,
     folder: Path,
     identity: dict[str, Any],
@@ -156,14 +158,15 @@ def train(
 
     Args:
         images: (N, 1 or 3, h, w) uint8 on the device to train on.
-        targets: gives (N, classes) float32, there too: each row a distribution, one-hot for a
-            label. Called where a step is left to do.
+        targets: gives (N, classes) float32, there too, each row a distribution, one-hot for a
+            label, and (N,) weights of the pictures. Called where a step is left to do.
         validation: images, labels and size: measured once an epoch, and never used.
 
     Returns:
         the averaged weights, named as in `model`.
     """
     num, device = len(images), images.device
+    shift = torch.tensor(recipe.shift or 0.0, device=device)
     fit = Fit(
         model,
         Recipe(
@@ -182,23 +185,35 @@ def train(
         draws = generator(device, recipe.seed, 1, step)
         chosen = batch_at(step, num, recipe.batch, recipe.seed).to(device)
         faces = vary(images[chosen], recipe.size_at(step, num), recipe.variation, draws)
-        faces, wanted = mix_up(faces, targets()[chosen], recipe.mix, draws)
+        every, weights = targets()
+        # A row's sum is its weight from here on, so that mixed pictures are weighed by what they
+        # are made of.
+        weighed = every[chosen] * weights[chosen, None]
+        faces, wanted = mix_up(faces, weighed, recipe.mix, draws)
         seed_dropout(recipe.seed, step)
         with autocast(device):
             logits = model(faces)
-        return F.cross_entropy(logits.float(), wanted, label_smoothing=recipe.smoothing)
+        return weighed_loss(logits.float() + shift, wanted, recipe.smoothing)
 
     def figures_at(step: int) -> dict[str, float]:
         if validation is None or (step % epoch_of(num, recipe.batch) and step != fit.recipe.steps):
             return {}
         averaged = copy.deepcopy(model)
         averaged.load_state_dict(fit.averaged())
-        logits = classify(averaged, validation[0], validation[2])
+        # As common as in the data: what `shift` kept from the weights comes back.
+        logits = classify(averaged, validation[0], validation[2]) + shift
         accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
         return {"validation": round(accuracy, 5)}
 
     fit.run(loss_at, figures_at)
     return fit.averaged()
+
+
+def weighed_loss(logits: Tensor, wanted: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of (B, C) logits with targets whose rows' sums are the pictures' weights."""
+    weights = wanted.sum(1, keepdim=True)
+    smooth = (1 - smoothing) * wanted + smoothing * weights / wanted.shape[1]
+    return -(smooth * logits.log_softmax(1)).sum() / weights.sum().clamp(min=1e-6)
 
 
 @torch.no_grad()
