@@ -12,6 +12,8 @@ CHECKPOINT ?=
 LABELS ?=
 COLOR ?=
 VARIANT ?=
+# How common each emotion is: even, natural, or a JSON file of shares (weights/README.md).
+PRIOR ?=
 # What `make serve` runs: default and int8 in the container, cpu, cpu_openvino and cpu_fp32 embedded.
 PLATFORM ?= default
 HTTP_PORT ?= 8000
@@ -39,7 +41,8 @@ AGAINST ?=
 VIDEO ?= build/demo/sample.mp4
 
 MODEL_OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
-    $(if $(LABELS),--labels "$(LABELS)") $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT))
+    $(if $(LABELS),--labels "$(LABELS)") $(if $(COLOR),--color $(COLOR)) $(if $(VARIANT),--variant $(VARIANT)) \
+    $(if $(PRIOR),--prior "$(PRIOR)")
 VENV := .venv/bin/python
 # Plans are built by TensorRT and the standard library alone: any container that has the first.
 BUILDER = $(if $(IMAGE),docker run --rm --gpus device=0 --user $(shell id -u):$(shell id -g) \
@@ -69,7 +72,7 @@ demo: setup $(DEMO)/sample.mp4 build/.exported ## Serve FAN here and name the em
 	@echo
 	@echo "pictures: $(DEMO)/weights.png  $(DEMO)/annotated.mp4"
 
-export: setup build/.exported ## Export MODEL=... from CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say) and fill model_repository/
+export: setup build/.exported ## Export MODEL=... from CHECKPOINT=... (LABELS= COLOR= VARIANT= where it does not say; PRIOR=) and fill model_repository/
 	@$(VENV) -m export $(MODEL_OPTIONS)
 	@touch build/.exported
 
@@ -93,7 +96,7 @@ train: .venv/.installed ## Train MODEL=... on DATA=... (INIT= VALIDATION= LABELS
 	@$(KEEP_MEMORY) $(VENV) -m training "$(DATA)" $(if $(MODEL),--model $(MODEL)) $(RUN_OPTIONS) $(if $(INIT),--init "$(INIT)") \
 	    $(if $(VALIDATION),--validation "$(VALIDATION)") $(OPTIONS)
 
-evaluate: .venv/.installed ## Measure MODEL=... or CHECKPOINT=... on labelled faces, DATA=... (LABELS= COLOR= VARIANT= OUT= DEVICE= OPTIONS=)
+evaluate: .venv/.installed ## Measure MODEL=... or CHECKPOINT=... on labelled faces, DATA=... (LABELS= COLOR= VARIANT= PRIOR= OUT= DEVICE= OPTIONS=)
 	@[ -n "$(DATA)" ] || { echo "evaluate: DATA= names labelled faces: README.md says in which forms" >&2; exit 1; }
 	@$(KEEP_MEMORY) $(VENV) -m training.evaluate "$(DATA)" $(MODEL_OPTIONS) $(if $(OUT),--out "$(OUT)") \
 	    $(if $(DEVICE),--device $(DEVICE)) $(OPTIONS)

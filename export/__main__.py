@@ -18,6 +18,7 @@ from export.calibrate import Calibration, ranges_path, read_calibration
 from export.checkpoint import Checkpoint, Source, add_arguments, build, shipped, source_of
 from export.errors import ExportError
 from export.networks import NETWORKS, Part
+from export.prior import with_prior
 from export.profiles import ROOT
 from export.remembered import forget, recall_all, remember
 from export.repository import LABELS_FILE, install_labels, install_model
@@ -126,10 +127,10 @@ def choose(args: argparse.Namespace) -> list[Source]:
     """List the checkpoints to export."""
     if args.model != ALL and not args.again:
         return [source_of(args)]
-    if args.checkpoint or args.labels or args.color or args.variant:
+    if args.checkpoint or args.labels or args.color or args.variant or args.prior:
         raise ExportError(
-            "--model all and --again export each network as it is; a checkpoint, labels, color or "
-            "variant goes with the name of one (MODEL=, --model)"
+            "--model all and --again export each network as it is; a checkpoint, labels, color, "
+            "variant or prior goes with the name of one (MODEL=, --model)"
         )
     if args.again:
         return recall_all(args.build)
@@ -153,7 +154,7 @@ def take_off(name: str, repository: Path, build_folder: Path) -> None:
 
 def export_source(source: Source, repository: Path, build_folder: Path) -> None:
     """Export one checkpoint, list what was written, and remember it."""
-    checkpoint = source.read()
+    checkpoint = with_prior(source.read(), source.prior)
     try:
         calibration = read_calibration(ranges_path(source.path), checkpoint)
     except ExportError as error:

@@ -34,7 +34,7 @@ from export.checkpoint import (
 from export.errors import ExportError
 from export.faces import read_faces
 from export.files import write_whole
-from export.networks import Part
+from export.networks import NETWORKS, Part
 from export.to_int8 import quantisable_tensors
 from export.to_onnx import to_onnx
 
@@ -75,7 +75,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256(f"{GRAPH_VERSION} {checkpoint.preprocessing}".encode())
     if checkpoint.network != "fan":  # FAN's variants have one embedder
         digest.update(checkpoint.variant.encode())
-    for name in sorted(parameters(quantised_part(checkpoint))):
+    # No classifier's bias moves an activation that is quantised, and a prior moves the biases.
+    biases = NETWORKS[checkpoint.network].classifiers
+    for name in sorted(set(parameters(quantised_part(checkpoint))) - set(biases)):
         digest.update(name.encode())
         digest.update(checkpoint.state[name].numpy().tobytes())
     return digest.hexdigest()

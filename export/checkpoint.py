@@ -68,6 +68,9 @@ class Checkpoint:
         variant: of the network; by default its first ("relation", full FAN).
         notes: free text about the weights' origin, name to text.
         network: a name in NETWORKS.
+        natural: the labels' shares in what the weights learnt from, where they are kept apart from
+            them (`export.prior`); empty where the weights know them.
+        prior: what `export.prior` adds by default: "even" or "natural".
     """
 
     state: Mapping[str, Tensor]
@@ -76,6 +79,8 @@ class Checkpoint:
     variant: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     network: str = "fan"
+    natural: tuple[float, ...] = ()
+    prior: str = "natural"
 
     def __post_init__(self) -> None:
         network = NETWORKS[self.network]
@@ -93,12 +98,21 @@ class Checkpoint:
                 f"size {' or '.join(map(str, network.sizes))}, color {' or '.join(network.colors)}"
             )
         check_state(self.state, network, self.variant)
-        num_classes = len(self.state[network.classifier])
+        num_classes = len(self.state[network.classifiers[0]])
         if len(self.labels) != num_classes:
             raise CheckpointError(
                 f"{len(self.labels)} labels ({', '.join(self.labels)}) for {num_classes} classes "
-                f"({network.classifier} in the checkpoint); name the labels with LABELS= (--labels)"
+                f"({network.classifiers[0]} in the checkpoint); name the labels with LABELS= "
+                "(--labels)"
             )
+        if self.natural and (
+            len(self.natural) != num_classes or not all(0 < s <= 1 for s in self.natural)
+        ):
+            raise CheckpointError(
+                f"its natural shares are {self.natural}; expected {num_classes}, each above 0"
+            )
+        if self.prior not in ("even", "natural"):
+            raise CheckpointError(f"its prior is {self.prior!r}; expected 'even' or 'natural'")
 
 
 def build(checkpoint: Checkpoint) -> dict[str, Part]:
@@ -234,7 +248,7 @@ def expected_shapes(
     state: Mapping[str, Tensor], network: Network, variant: str
 ) -> dict[str, Sequence[int]]:
     """List the parameters that a network has, with as many classes and parts as the weights do."""
-    classifier = state.get(network.classifier)
+    classifier = state.get(network.classifiers[0])
     num_classes = len(classifier) if classifier is not None and classifier.ndim == 1 else 7
     shapes: dict[str, Sequence[int]] = {}
     with torch.device("meta"):
@@ -326,7 +340,9 @@ def read_checkpoint(
             preprocessing = replace(preprocessing, color=color)
         variant = variant or metadata.get("variant", "")
         notes = json.loads(metadata.get("notes", "{}"))
-        return Checkpoint(state, labels, preprocessing, variant, notes, chosen.name)
+        natural = tuple(map(float, json.loads(metadata.get("natural", "[]"))))
+        prior = metadata.get("prior", "natural")
+        return Checkpoint(state, labels, preprocessing, variant, notes, chosen.name, natural, prior)
     except (CheckpointError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -424,6 +440,8 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "preprocessing": json.dumps(asdict(checkpoint.preprocessing)),
         "notes": json.dumps(dict(checkpoint.notes)),
     }
+    if checkpoint.natural:
+        metadata |= {"natural": json.dumps(checkpoint.natural), "prior": checkpoint.prior}
     state = {}
     for name, value in checkpoint.state.items():
         if not value.isfinite().all():
@@ -479,6 +497,12 @@ def add_arguments(parser: argparse.ArgumentParser, *more_models: str) -> None:
         help="of FAN: relation (full FAN) or self (its first stage alone); of RAN: regions8 or "
         "regions6 (default: the checkpoint's, else the first of these)",
     )
+    parser.add_argument(
+        "--prior",
+        help="how common each emotion is: even, natural (as in what the weights learnt from), or a "
+        "JSON file of shares; for weights that were trained with it kept apart (default: the "
+        "checkpoint's)",
+    )
 
 
 def shipped(network: str) -> Path:
@@ -495,6 +519,7 @@ class Source:
     labels: tuple[str, ...] | None = None
     color: Color | None = None
     variant: str | None = None
+    prior: str | None = None
 
     def to_make(self, target: str) -> str:
         """Write the command that has make take it: "make export MODEL=ran CHECKPOINT=ran.pth"."""
@@ -505,6 +530,7 @@ class Source:
             "LABELS": self.labels and next(known, "labels.txt"),
             "COLOR": self.color,
             "VARIANT": self.variant,
+            "PRIOR": self.prior,
         }
         options = (f"{k}={quote(str(v))}" for k, v in values.items() if v)
         return " ".join(["make", target, *options])
@@ -537,7 +563,7 @@ def source_of(args: argparse.Namespace) -> Source:
             f"no weights of {NETWORKS[name].title} are shipped; name a checkpoint of it with "
             "CHECKPOINT=<file> (--checkpoint), and its emotions with LABELS= where it does not say"
         )
-    return Source(path, args.model, args.labels, args.color, args.variant)
+    return Source(path, args.model, args.labels, args.color, args.variant, args.prior)
 
 
 def parse_note(text: str) -> tuple[str, str]:

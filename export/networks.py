@@ -71,7 +71,7 @@ class Network:
         name: as its files and its ensemble are called.
         title: as its papers call it.
         parts: number of classes, variant, preprocessing -> its models, with random weights.
-        classifier: the parameter with one value a class.
+        classifiers: the biases of its classifiers, one value a class; the first is always there.
         ensembles: ensemble -> the models it is composed of.
         num_classes: where the configs fix it; None where any will do.
         variants: the first is the default.
@@ -84,7 +84,7 @@ class Network:
     name: str
     title: str
     parts: Parts
-    classifier: str
+    classifiers: tuple[str, ...]
     ensembles: Mapping[str, tuple[str, ...]]
     num_classes: int | None = None
     variants: tuple[str, ...] = ("",)
@@ -162,7 +162,7 @@ NETWORKS: dict[str, Network] = {
             "fan",
             "FAN",
             fan_parts,
-            "pred_fc2.bias",
+            ("pred_fc2.bias", "pred_fc1.bias", "fc.bias"),
             {
                 "fan": ("fan_embedder", "fan_attention"),
                 "fan_fusion": ("fan_embedder", "fan_classifier", "score_fusion"),
@@ -174,7 +174,7 @@ NETWORKS: dict[str, Network] = {
             "dan",
             "DAN",
             dan_parts,
-            "bn.bias",
+            ("bn.bias",),
             {"dan": ("dan_frames", "score_fusion")},
             preprocessing=IMAGENET,
             rename=rename_dan,
@@ -183,7 +183,7 @@ NETWORKS: dict[str, Network] = {
             "ran",
             "RAN",
             ran_parts,
-            "fc.bias",
+            ("fc.bias",),
             {"ran": ("ran_frames", "score_fusion")},
             variants=tuple(VARIANTS),
             sizes=(FRAME_SIZE,),
@@ -192,7 +192,7 @@ NETWORKS: dict[str, Network] = {
             "deep_emotion",
             "Deep-Emotion",
             deep_emotion_parts,
-            "fc2.bias",
+            ("fc2.bias",),
             {"deep_emotion": ("deep_emotion_frames", "score_fusion")},
             preprocessing=Preprocessing("gray", (0.5,) * 3, (0.5,) * 3, SIZE),
             sizes=(SIZE,),

@@ -32,6 +32,7 @@ from export.checkpoint import Checkpoint, add_arguments, build, source_of
 from export.errors import ExportError
 from export.faces import Faces, read_faces, to_face
 from export.networks import NETWORKS, Part
+from export.prior import with_prior
 from export.profiles import PLANS, ROOT, Plan
 from export.provenance import provenance
 from export.remembered import recall
@@ -312,12 +313,13 @@ def main(argv: list[str] | None = None) -> int:
     G_LOGGER.module_severity = G_LOGGER.ERROR
     try:
         last = None if args.checkpoint else recall(args.model or "fan", args.build)
-        if last and (args.labels or args.color or args.variant):
+        if last and (args.labels or args.color or args.variant or args.prior):
             raise ExportError(
-                "LABELS, COLOR and VARIANT go with a CHECKPOINT: without one, what was exported "
-                "last is compared, as it was exported"
+                "LABELS, COLOR, VARIANT and PRIOR go with a CHECKPOINT: without one, what was "
+                "exported last is compared, as it was exported"
             )
-        checkpoint = (last or source_of(args)).read()
+        chosen = last or source_of(args)
+        checkpoint = with_prior(chosen.read(), chosen.prior)
         faces, source = read_data(args.faces, checkpoint.labels)
         with ExitStack() as stack:
             rungs = open_rungs(checkpoint, args.build, stack)

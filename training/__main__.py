@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.checkpoint import read_checkpoint, write_checkpoint
+from export.prior import with_prior
 from training.data import read_dataset
 from training.loop import choose_device
 from training.options import add_training, phases, read_options, read_training, run_command
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         device = choose_device(args.device)
-        teachers = tuple(read_checkpoint(path) for path in args.teachers)
+        # They teach how common each emotion is, too: balance keeps it apart again.
+        teachers = tuple(with_prior(read_checkpoint(path)) for path in args.teachers)
         options = replace(read_options(args), teachers=teachers)
         data = read_training(args).to(device)
         validation = None

@@ -1,6 +1,6 @@
 """Stage two on clips made of stills: FAN's heads, behind an embedder that stays.
 
-    clips (N, K, faces)  -embed, once->  features (N, K, 512), votes (N, classes)
+    clips (N, K, faces)  -embed, once->  features (N, K, 512), shares (N, K), votes (N, classes)
                          -many passes->  alpha, beta and both classifiers  -scale->  heads
 
 Nothing in clips made of stills is new to an embedder that learnt from the stills: trained end to
@@ -9,6 +9,10 @@ frames to weigh, and how a mean of features comes to what the clear frames say o
 heads learn from what the classifier of single frames says of a clip's clear frames, not from its
 label, which a trained embedder knows by heart; and as the embedder stays, every clip is embedded
 only once.
+
+What a frame's share should be is known, and asked for: nothing for one that is spoilt, and for
+clear ones as much each, whatever emotion they show, but somewhat less for a neutral face (the
+paper's figure: peak frames over onset).
 
 It stays but for one thing, done first: its weights are rounded to those that INT8 can say
 (`round_weights`), so that what the heads learn behind is what every precision serves.
@@ -38,9 +42,9 @@ LEARNING_RATE = 0.003
 # that a stray face does not outvote a face that is hard to read. At 1 instead of 0.1, FAN's lead
 # over score fusion was half as large.
 TEMPERATURE = 0.1
-# Weights are also asked to lie on the frames known to be clear, less than end to end
-# (clips.CLEAR_SHARE): that much halved the lead (at temperature 1).
-TOLD_SHARE = 0.05
+# What the difference of the weights from the shares asked for counts, beside that of the answers.
+TOLD_SHARE = 0.3
+EXPRESSION = 0.3  # by which part of a clear face's share a neutral one's is less
 SCALES = torch.logspace(-2, 1, 301)  # of the heads' logits, to choose from
 
 
@@ -70,24 +74,24 @@ class Embedded(NamedTuple):
     Args:
         features: (N, K, 512) float32.
         frame_logits: (N, K, C) float32, of the classifier of single frames.
-        kinds: (N, K) int64, as in Clips.
+        shares: (N, K) float32, what each frame's share should be; rows sum to 1.
     """
 
     features: Tensor
     frame_logits: Tensor
-    kinds: Tensor
+    shares: Tensor
 
     def votes(self, temperature: float) -> Tensor:
-        """What each clip's clear frames say, on average: (N, C), each row a distribution."""
-        clear = (self.kinds == CLEAR).float()[..., None]
+        """What each clip's frames say, weighed by those shares: (N, C), rows are distributions."""
         said = (self.frame_logits / temperature).softmax(2)
-        return (clear * said).sum(1) / clear.sum(1)
+        return (self.shares[..., None] * said).sum(1)
 
 
 def train_attention(
     model: ClipClassifier,
     clips_at: Callable[[int, Generator], Clips],
     num_clips: int,
+    neutral: int | None,
     seed: int,
     folder: Path,
     identity: dict[str, Any],
@@ -101,11 +105,12 @@ def train_attention(
         clips_at: gives the clips of a batch of EMBED_BATCH, each with a clear frame at least,
             drawing from the generator alone.
         num_clips: how many to embed, EMBED_BATCH at least.
+        neutral: the label of neutral faces, if there is one.
 
     Returns:
         the run.
     """
-    clips = embed(model, clips_at, num_clips // EMBED_BATCH, seed)
+    clips = embed(model, clips_at, num_clips // EMBED_BATCH, neutral, seed)
     votes = clips.votes(TEMPERATURE)
     steps = max(1, PASSES * len(votes) // BATCH)
     model.requires_grad_(False)
@@ -116,7 +121,7 @@ def train_attention(
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(step, len(votes), BATCH, seed).to(votes.device)
-        return loss_of(model, clips.features[chosen], votes[chosen], clips.kinds[chosen])
+        return loss_of(model, clips.features[chosen], votes[chosen], clips.shares[chosen])
 
     model.eval()  # no dropout: of what they are taught nothing can be learnt by heart
     fit.run(loss_at)
@@ -125,14 +130,13 @@ def train_attention(
     return fit
 
 
-def loss_of(model: ClipClassifier, features: Tensor, votes: Tensor, kinds: Tensor) -> Tensor:
-    """Weigh what the heads say of (B, K, 512) features against (B, C) votes."""
+def loss_of(model: ClipClassifier, features: Tensor, votes: Tensor, shares: Tensor) -> Tensor:
+    """Hold what the heads say of (B, K, 512) features against (B, C) votes and (B, K) shares."""
     scores = model.pool(features)
     loss = RELATION_SHARE * F.cross_entropy(scores.logits, votes)
     loss += SELF_SHARE * F.cross_entropy(scores.self_logits, votes)
-    clear = kinds == CLEAR
     for weights in (scores.weights, scores.self_weights):
-        loss -= TOLD_SHARE * (weights * clear).sum(1).clamp(min=1e-6).log().mean()
+        loss -= TOLD_SHARE * (shares * weights.clamp(min=1e-6).log()).sum(1).mean()
     return loss
 
 
@@ -153,9 +157,21 @@ def scale_logits(model: ClipClassifier, clips: Embedded) -> None:
             weight.mul_(SCALES[losses.argmin()].item())
 
 
+def shares_of(kinds: Tensor, frame_logits: Tensor, neutral: int | None) -> Tensor:
+    """Say what each frame's share should be: (N, K), rows sum to 1."""
+    wanted = (kinds == CLEAR).float()
+    if neutral is not None:
+        wanted *= 1 - EXPRESSION * frame_logits.softmax(2)[..., neutral]
+    return wanted / wanted.sum(1, keepdim=True)
+
+
 @torch.no_grad()
 def embed(
-    model: ClipClassifier, clips_at: Callable[[int, Generator], Clips], batches: int, seed: int
+    model: ClipClassifier,
+    clips_at: Callable[[int, Generator], Clips],
+    batches: int,
+    neutral: int | None,
+    seed: int,
 ) -> Embedded:
     """Embed as many batches of clips."""
     device = next(model.parameters()).device
@@ -166,5 +182,6 @@ def embed(
         with autocast(device):  # as in training end to end
             features = model.embed(clips.faces.flatten(0, 1))
         features = features.unflatten(0, clips.kinds.shape)
-        done.append(Embedded(features, model.fc(features), clips.kinds))
+        logits = model.fc(features)
+        done.append(Embedded(features, logits, shares_of(clips.kinds, logits, neutral)))
     return Embedded(*map(torch.cat, zip(*done, strict=True)))

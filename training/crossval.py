@@ -19,6 +19,7 @@ from torch import Tensor
 
 from export.checkpoint import Checkpoint
 from export.files import write_whole
+from export.prior import with_prior
 from export.provenance import provenance
 from training.data import Dataset, folds_by_subject
 from training.evaluate import draw_confusion
@@ -80,14 +81,14 @@ def train_fold(
 
     def keep(number: int, checkpoint: Checkpoint) -> dict[str, float]:
         buffer = io.BytesIO()
-        torch.save(score_dataset(checkpoint, test), buffer)
+        torch.save(score_dataset(with_prior(checkpoint), test), buffer)
         write_whole(fold.out / "epochs" / f"{number:04}.pt", buffer.getvalue())
         return {}
 
     checkpoint = train(rest, None, fold, keep if keep_epochs else None)
     files = sorted((fold.out / "epochs").glob("*.pt")) if keep_epochs else []
     kept = [torch.load(file, weights_only=True) for file in files]
-    return [*kept, score_dataset(checkpoint, test)]
+    return [*kept, score_dataset(with_prior(checkpoint), test)]
 
 
 def correct(probabilities: Tensor, labels: Tensor) -> int:

@@ -34,6 +34,7 @@ from training.votes import FERPLUS_CSV, check_votes, distribution, one_hot, read
 
 logger = logging.getLogger(__name__)
 
+MAX_REPEATS = 4.0  # of a picture in an epoch
 VIDEO_FPS = 10.0  # frames of a video to look at, as clients/predict.py does by default
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 CKPLUS_PEAK_FRAMES = 3  # the last of a sequence, as the authors take them
@@ -55,6 +56,7 @@ class Dataset:
         subjects: of each clip: whose face it is; None where the data do not say.
         left_out: names of clips in which no face was found.
         votes: (N, 10) uint8 of stills, in `training.votes`' order; None where nobody voted.
+        label_share: how much the label counts in what is learnt beside votes, 0..1.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Dataset:
     subjects: tuple[str | None, ...]
     left_out: tuple[str, ...] = ()
     votes: Tensor | None = None
+    label_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,18 +101,39 @@ class Dataset:
         return self.per_frame(self.labels)
 
     def targets(self) -> tuple[Tensor, Tensor]:
-        """What is learnt of each clip, from votes where there are any, else from its label.
+        """What is learnt of each clip: votes, the label a part of them; else the label alone.
 
         Returns:
             targets (N, C) float32, each row a distribution; weights (N,) float32, 0..1.
         """
+        told = one_hot(self.labels, len(self.label_names))
         if self.votes is None:
-            return one_hot(self.labels, len(self.label_names)), torch.ones_like(self.labels).float()
-        return distribution(self.votes, self.label_names)
+            return told, torch.ones_like(told[:, 0])
+        voted, weights = distribution(self.votes, self.label_names)
+        return torch.lerp(voted, told, self.label_share), weights
+
+    def by_votes(self) -> "Dataset":
+        """The same, without the labels' part in what is learnt."""
+        return replace(self, label_share=0.0)
 
     def emotions(self) -> Tensor:
         """(N,) int64: the likeliest emotion of each clip, by votes where there are any."""
-        return self.targets()[0].argmax(1)
+        return self.by_votes().targets()[0].argmax(1)
+
+    def repeat_rare(self, common: float) -> "Dataset":
+        """Show clips of rare emotions more often: an emotion of a share s, sqrt(common / s) times.
+
+        Args:
+            common: the share from which on an emotion is not rare.
+
+        Source: repeat factor sampling, Gupta et al., "LVIS", CVPR 2019.
+        """
+        shares = torch.tensor(self.prior(), device=self.labels.device)
+        often = (common / shares.clamp(min=1e-6)).sqrt().clamp(1, MAX_REPEATS)
+        times = (self.targets()[0] @ often).round().long().cpu()
+        if (times == 1).all():
+            return self
+        return self.choose(torch.arange(len(self)).repeat_interleave(times).numpy())
 
     def named(self) -> "Dataset":
         """Leave out what nobody names with one of the emotions: nothing can be learnt of it."""

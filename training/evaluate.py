@@ -17,6 +17,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
+from torch import Tensor
 
 from export.checkpoint import (
     Checkpoint,
@@ -27,16 +29,21 @@ from export.checkpoint import (
     source_of,
 )
 from export.files import write_whole
+from export.prior import with_prior, words_of
 from export.provenance import provenance
 from training import TrainingError
-from training.clips import ClipClassifier
+from training.clips import ClipClassifier, Scores
 from training.data import Dataset, read_dataset
 from training.loop import choose_device, place
 from training.measure import (
     NUM_FRAMES,
+    NUM_OTHERS,
     NUM_SPOILT,
     SYSTEMS,
+    UNKNOWN,
     Measured,
+    Minority,
+    Truth,
     Weighed,
     build,
     measure,
@@ -44,8 +51,11 @@ from training.measure import (
     score_dataset,
     score_growing_clips,
     score_made_clips,
+    score_mixed_clips,
     systems_of,
+    truths_of,
     weigh,
+    weigh_minority,
 )
 from training.options import USAGES, add_device, run_command, whole
 from training.spoil import KINDS
@@ -59,23 +69,49 @@ STAGE_ONE = "score fusion, stage one's embedder"
 NUM_FACES_BY_LENGTH = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Every system held against one truth.
+
+    Args:
+        truth: what is taken to be right.
+        systems: name -> measured on the data as they are: stills, or whole clips.
+    """
+
+    truth: Truth
+    systems: Mapping[str, Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeClips:
+    """What was measured on clips made of stills, by the data's first truth.
+
+    Args:
+        spoilt: for each seed, system -> measured where half of the frames are spoilt.
+        weighed: for each seed, the served system's weights of those.
+        minority: for each seed, its weights where some clear frames show another emotion.
+        lengths: number of frames -> the served system on so many of a clip, all of them clear.
+    """
+
+    spoilt: Sequence[Mapping[str, Measured]]
+    weighed: Sequence[Weighed]
+    minority: Sequence[Minority]
+    lengths: Mapping[int, Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that `python -m training.evaluate` measured.
 
     Args:
         served: the system that the checkpoint's variant serves.
-        plain: system -> measured on the data as they are: stills, or whole clips.
-        spoilt: for each seed, system -> measured on clips made of stills; empty for real clips.
-        weighed: for each seed, FAN's weights of those.
-        lengths: number of frames -> the served system on so many of a clip, all of them clear.
+        judged: by each truth that the data have.
+        made: on clips made of stills; None for real clips, and for networks of single frames.
     """
 
     served: str
-    plain: Mapping[str, Measured]
-    spoilt: Sequence[Mapping[str, Measured]]
-    weighed: Sequence[Weighed]
-    lengths: Mapping[int, Measured]
+    judged: Sequence[Judged]
+    made: MadeClips | None = None
 
 
 def evaluate(
@@ -95,22 +131,48 @@ def evaluate(
     Raises:
         ExportError: for an embedder without a classifier of these labels.
     """
-    labels = data.labels
     served = SYSTEMS[1] if checkpoint.variant == "self" else SYSTEMS[2]
     probabilities = score_dataset(checkpoint, data)
-    plain = {name: measure(values, labels) for name, values in probabilities.items()}
+    judged = [
+        Judged(
+            truth=truth,
+            systems={name: measure(p, truth.labels) for name, p in probabilities.items()},
+        )
+        for truth in truths_of(data)
+    ]
     if checkpoint.network != "fan":
         if lengths or embedder is not None:
             raise TrainingError(
                 "--lengths and --embedder are of FAN's clips; "
                 f"{checkpoint.network} looks at single frames"
             )
-        return Report(SYSTEMS[0], plain, (), (), {})  # it has score fusion and no other
+        return Report(served=SYSTEMS[0], judged=judged)  # it has score fusion and no other
     if not data.is_stills:
-        return Report(served, plain, (), (), {})
+        return Report(served=served, judged=judged)
+    made = measure_made_clips(checkpoint, data, served, seeds, lengths, embedder)
+    return Report(served=served, judged=judged, made=made)
+
+
+def measure_made_clips(
+    checkpoint: Checkpoint,
+    data: Dataset,
+    served: str,
+    seeds: Sequence[int],
+    lengths: Sequence[int],
+    embedder: Embedder | None,
+) -> MadeClips:
+    """Measure on clips made of the stills whose emotion is known, once a seed."""
+    first = truths_of(data)[0]
+    known = (first.labels != UNKNOWN) & (first.labels < len(data.label_names))
+    data = data.choose(known.nonzero()[:, 0].cpu().numpy())
+    labels = first.labels[known]
     model = build(checkpoint, data.frames.device)
     stage_one = None if embedder is None else build_stage_one(checkpoint, embedder, data)
-    spoilt, weighed = [], []
+
+    def weights_of(scores: Scores) -> Tensor:
+        return scores.self_weights if served == SYSTEMS[1] else scores.weights
+
+    spoilt, weighed, minority = [], [], []
     for seed in seeds:
         scores, kinds = score_made_clips(model, data, checkpoint, seed)
         each = scores.probabilities()
@@ -119,14 +181,16 @@ def evaluate(
             alone, _ = score_made_clips(stage_one, data, checkpoint, seed)
             systems = {STAGE_ONE: measure(alone.probabilities()[SYSTEMS[0]], labels), **systems}
         spoilt.append(systems)
-        weights = scores.self_weights if served == SYSTEMS[1] else scores.weights
-        weighed.append(weigh(weights, kinds))
-    some = data.sample(NUM_FACES_BY_LENGTH)
+        weighed.append(weigh(weights_of(scores), kinds))
+        mixed, others = score_mixed_clips(model, data, checkpoint, seed)
+        minority.append(weigh_minority(weights_of(mixed), others))
+    chosen = np.random.default_rng(0).permutation(len(data))[:NUM_FACES_BY_LENGTH]
+    some, known_labels = data.choose(chosen), labels[torch.from_numpy(chosen)]
     by_length = {
-        length: measure(scores.probabilities()[served], some.labels)
+        length: measure(scores.probabilities()[served], known_labels)
         for length, scores in score_growing_clips(model, some, checkpoint, lengths).items()
     }
-    return Report(served, plain, spoilt, weighed, by_length)
+    return MadeClips(spoilt=spoilt, weighed=weighed, minority=minority, lengths=by_length)
 
 
 def build_stage_one(checkpoint: Checkpoint, embedder: Embedder, data: Dataset) -> ClipClassifier:
@@ -147,72 +211,95 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f} %"
 
 
-def write_report(report: Report, data: Dataset, checkpoint: Path, source: str, out: Path) -> str:
+def write_report(
+    report: Report, data: Dataset, checkpoint: Path, source: str, prior: str, out: Path
+) -> str:
     """Write report.md and confusion.png into `out`; give the report's text.
 
     Args:
         checkpoint: its file.
         source: the data, in words.
+        prior: the checkpoint's, in words.
     """
     kind = "stills, one frame each" if data.is_stills else "clips, all their frames"
-    served = report.plain[report.served]
     lines = [
         f"# {checkpoint.name} on {source}",
         "",
-        f"{len(data)} {kind}, one crop, no test-time augmentation, float32. "
+        f"{len(data)} {kind}, one crop, no test-time augmentation, float32, prior {prior}. "
         + provenance("torch", "numpy")
         + "."
         + (f" Without {len(data.left_out)} in which no face was found." if data.left_out else ""),
+    ]
+    for judged in report.judged:
+        lines += describe_judged(judged, report.served)
+    if report.made:
+        lines += describe_spoilt(report.made, report.served)
+        lines += describe_minority(report.made)
+        if report.made.lengths:
+            lines += describe_lengths(report.made, report.served)
+    text = "\n".join(lines) + "\n"
+    write_whole(out / "report.md", text.encode())
+    first = report.judged[0]
+    draw_confusion(first.systems[report.served], first.truth.label_names, out / "confusion.png")
+    return text
+
+
+def describe_judged(judged: Judged, served: str) -> list[str]:
+    """Say how every system fares by one truth, and the served one for each emotion."""
+    truth = judged.truth
+    lines = [
+        "",
+        f"By {truth.name} ({truth.total}):",
         "",
         "| system | top-1 | mean recall | calibration error |",
         "|---|---|---|---|",
     ]
-    for name, figures in report.plain.items():
+    for name, figures in judged.systems.items():
         lines.append(
             f"| {name} | {percent(figures.accuracy)} ({figures.correct} / {figures.total}) | "
             f"{percent(figures.balanced)} | {percent(figures.calibration_error)} |"
         )
-    lines += ["", f"Recall of {report.served}:", "", "| " + " | ".join(data.label_names) + " |"]
-    lines.append("|" + "---|" * len(data.label_names))
-    lines.append("| " + " | ".join(percent(r) for r in served.recalls) + " |")
-    if report.spoilt:
-        lines += describe_spoilt(report)
-    if report.lengths:
-        lines += describe_lengths(report)
-    text = "\n".join(lines) + "\n"
-    write_whole(out / "report.md", text.encode())
-    draw_confusion(served, data.label_names, out / "confusion.png")
-    return text
+    recalls = judged.systems[served].recalls
+    known = truth.label_names[: len(recalls)]
+    lines += ["", f"Recall of {served}:", "", "| " + " | ".join(known) + " |"]
+    lines.append("|" + "---|" * len(known))
+    lines.append("| " + " | ".join(percent(r) for r in recalls) + " |")
+    others = judged.systems[served].confusion[len(recalls) :].sum()
+    if others:
+        names = ", ".join(truth.label_names[len(recalls) :])
+        lines += ["", f"{others} of {names}, which the network does not have, count as wrong."]
+    return lines
 
 
-def describe_spoilt(report: Report) -> list[str]:
+def describe_spoilt(made: MadeClips, served: str) -> list[str]:
     """Say how the systems fare on clips with spoilt frames, and what the weights see."""
-    many = len(report.spoilt) > 1
-    seeds = f"{len(report.spoilt)} seeds, mean and standard deviation" if many else "1 seed"
+    many = len(made.spoilt) > 1
+    seeds = f"{len(made.spoilt)} seeds, mean and standard deviation" if many else "1 seed"
+    total = made.spoilt[0][served].total
     lines = [
         "",
-        f"Clips of {NUM_FRAMES} frames made of each still, {NUM_SPOILT} of them spoilt "
+        f"Clips of {NUM_FRAMES} frames made of each of {total} stills, {NUM_SPOILT} of them spoilt "
         f"({', '.join(KINDS)}: the kinds that training makes too), {seeds}:",
         "",
-        f"| system | top-1 | {report.served}'s lead, points | mean recall | calibration error |",
+        f"| system | top-1 | {served}'s lead, points | mean recall | calibration error |",
         "|---|---|---|---|---|",
     ]
-    best = [each[report.served].accuracy for each in report.spoilt]
-    for name in report.spoilt[0]:
-        figures = [each[name] for each in report.spoilt]
+    best = [each[served].accuracy for each in made.spoilt]
+    for name in made.spoilt[0]:
+        figures = [each[name] for each in made.spoilt]
         lead = 100 * (np.mean(best) - np.mean([f.accuracy for f in figures]))
-        led = "" if name == report.served else f"{lead:+.2f}"
+        led = "" if name == served else f"{lead:+.2f}"
         lines.append(
             f"| {name} | {mean_and_spread([f.accuracy for f in figures])} | {led} | "
             f"{mean_and_spread([f.balanced for f in figures])} | "
             f"{mean_and_spread([f.calibration_error for f in figures])} |"
         )
     clear, spoilt, area = (
-        float(np.mean([getattr(w, name) for w in report.weighed]))
+        float(np.mean([getattr(w, name) for w in made.weighed]))
         for name in ("clear", "spoilt", "auc")
     )
     kinds = ", ".join(
-        f"{name} {np.mean([w.by_kind[name] for w in report.weighed]):.3f}" for name in KINDS
+        f"{name} {np.mean([w.by_kind[name] for w in made.weighed]):.3f}" for name in KINDS
     )
     return [
         *lines,
@@ -223,25 +310,37 @@ def describe_spoilt(report: Report) -> list[str]:
     ]
 
 
-def describe_lengths(report: Report) -> list[str]:
+def describe_minority(made: MadeClips) -> list[str]:
+    """Say what clear frames of another emotion weigh."""
+    mean, fifth = (np.mean([getattr(m, name) for m in made.minority]) for name in ("mean", "fifth"))
+    return [
+        "",
+        f"Clips of {NUM_FRAMES} clear frames, {NUM_OTHERS} of them of another emotion: each of "
+        f"those weighs {mean:.2f} of one of the others on average, and {fifth:.2f} at the 5th "
+        "percentile.",
+    ]
+
+
+def describe_lengths(made: MadeClips, served: str) -> list[str]:
     """Say how the served system fares as clear frames are added."""
-    total = next(iter(report.lengths.values())).total
+    total = next(iter(made.lengths.values())).total
     return [
         "",
         f"Clips of clear frames alone, {total} faces, the same clips with frames added:",
         "",
-        "| frames | " + " | ".join(map(str, report.lengths)) + " |",
-        "|---|" + "---|" * len(report.lengths),
-        f"| {report.served} | "
-        + " | ".join(percent(m.accuracy) for m in report.lengths.values())
-        + " |",
+        "| frames | " + " | ".join(map(str, made.lengths)) + " |",
+        "|---|" + "---|" * len(made.lengths),
+        f"| {served} | " + " | ".join(percent(m.accuracy) for m in made.lengths.values()) + " |",
     ]
 
 
 def draw_confusion(measured: Measured, label_names: Sequence[str], path: Path) -> None:
     """Draw the confusion matrix as a PNG, each row as shares of a true emotion."""
-    totals = measured.confusion.sum(1, keepdims=True)
-    shares = measured.confusion / np.maximum(totals, 1)
+    num_classes = measured.confusion.shape[1]
+    label_names = label_names[:num_classes]
+    confusion = measured.confusion[:num_classes]
+    totals = confusion.sum(1, keepdims=True)
+    shares = confusion / np.maximum(totals, 1)
     figure, axes = pyplot.subplots(figsize=(6.4, 5.6), layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(label_names))
@@ -259,8 +358,8 @@ def draw_confusion(measured: Measured, label_names: Sequence[str], path: Path) -
     write_whole(path, picture.getvalue())
 
 
-def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
-    """Read the checkpoint, and the data numbered as its labels are.
+def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset, str]:
+    """Read the checkpoint, the data numbered as its labels are, and the prior in words.
 
     --labels numbers the data; a checkpoint that does not name its own labels has the same.
     """
@@ -272,9 +371,11 @@ def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
         color=args.color,
         variant=args.variant,
     )
+    prior = words_of(checkpoint, args.prior)
+    checkpoint = with_prior(checkpoint, args.prior)
     names = args.labels or checkpoint.labels
     data = read_dataset(args.data, names, args.usage, checkpoint.preprocessing.size)
-    return checkpoint, data.renumber(checkpoint.labels).to(choose_device(args.device))
+    return checkpoint, data.renumber(checkpoint.labels).to(choose_device(args.device)), prior
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -324,7 +425,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         args.checkpoint = source_of(args).path
-        checkpoint, data = read(args)
+        checkpoint, data, prior = read(args)
         num_clips = len(data)
         if args.num_clips:
             data = data.sample(args.num_clips)
@@ -333,7 +434,7 @@ def main(argv: list[str] | None = None) -> int:
         source = data.name + (f", rows {args.usage}" if args.data.suffix == ".csv" else "")
         if len(data) < num_clips:
             source += f", {len(data)} of {num_clips} chosen at random"
-        print(write_report(report, data, args.checkpoint, source, args.out))
+        print(write_report(report, data, args.checkpoint, source, prior, args.out))
         print(f"{args.out / 'report.md'}  {args.out / 'confusion.png'}")
 
     return run_command("evaluate", command, "stopped")

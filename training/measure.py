@@ -2,18 +2,19 @@
 
     Checkpoint + Dataset  ->  score_dataset     ->  each system's probabilities  ->  measure
     Checkpoint + stills   ->  score_made_clips  ->  Scores, kinds                ->  measure, weigh
+    Checkpoint + stills   ->  score_mixed_clips ->  Scores, whose frames are the fewer  -> weigh
     Checkpoint + stills   ->  score_growing_clips  ->  Scores for each length    ->  measure
 
 The network runs in float32 on faces as they are served.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm import tqdm
 
 from export.checkpoint import Checkpoint
@@ -22,13 +23,19 @@ from export.preprocessing import FRAME_SIZE, LUMA, cells_of
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset
 from training.loop import generator, place
-from training.spoil import CLEAR, KINDS, make_clips
+from training.spoil import CLEAR, KINDS, draw_kinds, make_clips, mixed_sources
+from training.votes import NAMES, column_of, majority
 
 SYSTEMS = ("score fusion", "self-attention", "FAN")
 NUM_FRAMES = 8  # of a clip made from a still,
-NUM_SPOILT = 4  # and how many of them are spoilt
+NUM_SPOILT = 4  # and how many of them are spoilt,
+NUM_OTHERS = 3  # or, in others, show another emotion
 NUM_BINS = 15  # of the calibration error
 BATCH = 128  # frames
+UNKNOWN = -1  # a label that is not known
+
+# Of a batch's stills: which picture each frame of their clips shows, and how it is spoilt.
+Draw = Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Measured:
     """How well one system names the emotions of labelled clips.
 
     Args:
-        confusion: (C, C) int: rows are true emotions, columns named ones.
+        confusion: (R, C) int: rows are true emotions, columns named ones; rows beyond the columns
+            are emotions that the network does not have.
         calibration_error: mean distance of confidence and accuracy, over equally wide bins.
     """
 
@@ -61,10 +69,9 @@ class Measured:
     @property
     def recalls(self) -> np.ndarray:
         """(C,): share of each emotion that was named right; NaN where there was none."""
-        totals = self.confusion.sum(1)
-        return np.divide(
-            np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0
-        )
+        right = np.diag(self.confusion)
+        totals = self.confusion.sum(1)[: len(right)]
+        return np.divide(right, totals, out=np.full(len(right), np.nan), where=totals > 0)
 
     @property
     def balanced(self) -> float:
@@ -72,12 +79,60 @@ class Measured:
         return float(np.nanmean(self.recalls))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What is taken to be right of each clip.
+
+    Args:
+        name: by whose word.
+        labels: (N,) int64; UNKNOWN where it is not known.
+        label_names: the network's emotions; then those that it does not have, which it cannot
+            name right.
+    """
+
+    name: str
+    labels: Tensor
+    label_names: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Of how many it is known."""
+        return int((self.labels != UNKNOWN).sum())
+
+
+def truths_of(data: Dataset) -> tuple[Truth, ...]:
+    """List the truths that the data have: FER+'s majority where people voted, and the label."""
+    names = data.label_names
+    own = Truth(name="label", labels=data.labels, label_names=names)
+    if data.votes is None:
+        return (own,)
+    columns = [column_of(name) for name in names]
+    others = [i for i in range(len(NAMES)) if i not in columns]
+    place = {column: i for i, column in enumerate(columns) if column is not None}
+    place |= {column: len(names) + i for i, column in enumerate(others)}
+    agreed = majority(data.votes)
+    labels = torch.full_like(data.labels, UNKNOWN)
+    for column, label in place.items():
+        labels[agreed == column] = label
+    voted = Truth(
+        name="FER+ majority", labels=labels, label_names=(*names, *(NAMES[i] for i in others))
+    )
+    return voted, own
+
+
 def measure(probabilities: Tensor, labels: Tensor) -> Measured:
-    """Compare (N, C) probabilities with (N,) labels."""
+    """Compare (N, C) probabilities with (N,) labels, but for those that are UNKNOWN.
+
+    Labels of C and above are of emotions that the network does not have.
+    """
+    known = labels != UNKNOWN
+    probabilities, labels = probabilities[known], labels[known]
     num_classes = probabilities.shape[1]
+    num_rows = max(num_classes, int(labels.max()) + 1)
     confidence, named = probabilities.max(1)
     pairs = labels * num_classes + named
-    confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    confusion = torch.bincount(pairs, minlength=num_rows * num_classes)
+    confusion = confusion.view(num_rows, num_classes)
     right = (named == labels).double()
     bins = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     gaps = torch.zeros(NUM_BINS, dtype=torch.double).index_add_(
@@ -195,7 +250,7 @@ def score_made_clips(
         the scores, and (N, K) what each frame was spoilt with.
     """
     scores, kinds = [], []
-    for features, spoilt in embed_made_clips(model, data, checkpoint, seed, NUM_FRAMES, NUM_SPOILT):
+    for features, spoilt in embed_made_clips(model, data, checkpoint, seed, half_spoilt):
         scores.append(model.pool(features))
         kinds.append(spoilt)
     return join(scores), torch.cat(kinds)
@@ -209,40 +264,90 @@ def score_growing_clips(
     if not lengths:
         return {}
     scores: dict[int, list[Scores]] = {length: [] for length in lengths}
-    for features, _ in embed_made_clips(model, data, checkpoint, 0, max(lengths), 0):
+
+    def clear(chosen: Tensor, _: Generator) -> tuple[Tensor, Tensor]:
+        sources = chosen[:, None].repeat(1, max(lengths))
+        return sources, torch.full_like(sources, CLEAR)
+
+    for features, _ in embed_made_clips(model, data, checkpoint, 0, clear):
         for length, found in scores.items():
             found.append(model.pool(features[:, :length]))
     return {length: join(found) for length, found in scores.items()}
 
 
+def half_spoilt(chosen: Tensor, draws: Generator) -> tuple[Tensor, Tensor]:
+    """Clips of one face each, half of their frames spoilt: what the frames show, and how."""
+    num_spoilt = torch.full_like(chosen, NUM_SPOILT)
+    kinds = draw_kinds(len(chosen), NUM_FRAMES, num_spoilt, draws)
+    return chosen[:, None].repeat(1, NUM_FRAMES), kinds
+
+
+@torch.no_grad()
+def score_mixed_clips(
+    model: ClipClassifier, data: Dataset, checkpoint: Checkpoint, seed: int
+) -> tuple[Scores, Tensor]:
+    """Make a clip of every still: most frames of its emotion, some of another, all of them clear.
+
+    Returns:
+        the scores, and (N, K) bool: whether a frame is one of those few.
+    """
+    emotions = data.emotions()
+    others = []
+
+    def mixed(chosen: Tensor, draws: Generator) -> tuple[Tensor, Tensor]:
+        num_others = torch.full_like(chosen, NUM_OTHERS)
+        sources = mixed_sources(emotions, chosen, num_others, NUM_FRAMES, draws)
+        others.append(emotions[sources] != emotions[chosen, None])
+        return sources, torch.full_like(sources, CLEAR)
+
+    embedded = embed_made_clips(model, data, checkpoint, seed, mixed)
+    scores = join([model.pool(features) for features, _ in embedded])
+    return scores, torch.cat(others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minority:
+    """What clear frames of a clip's rarer emotion weigh, beside those of its commoner one.
+
+    Args:
+        mean: of their weight to the mean weight of the commoner one's frames in their clip.
+        fifth: the 5th percentile of it.
+    """
+
+    mean: float
+    fifth: float
+
+
+def weigh_minority(weights: Tensor, others: Tensor) -> Minority:
+    """Compare (N, K) weights with (N, K): whether a frame is of the rarer emotion."""
+    common = (weights * ~others).sum(1, keepdim=True) / (~others).sum(1, keepdim=True)
+    ratios = (weights / common)[others]
+    return Minority(mean=ratios.mean().item(), fifth=ratios.quantile(0.05).item())
+
+
 @torch.no_grad()
 def embed_made_clips(
-    model: ClipClassifier,
-    data: Dataset,
-    checkpoint: Checkpoint,
-    seed: int,
-    num_frames: int,
-    num_spoilt: int,
+    model: ClipClassifier, data: Dataset, checkpoint: Checkpoint, seed: int, draw: Draw
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Make a clip of every still and embed its frames.
+
+    Args:
+        draw: given the stills that a batch's clips are made of, says what their frames show.
 
     Yields:
         (B, K, 512) features, and (B, K) what each frame was spoilt with.
     """
     device = data.frames.device
-    batches = torch.arange(len(data)).split(max(1, BATCH // num_frames))
-    for i, chosen in enumerate(tqdm(batches, desc=f"clips, seed {seed}", leave=False)):
-        clips = make_clips(
-            data.frames,
-            data.labels,
-            chosen.to(device),
-            num_frames,
-            torch.full((len(chosen),), num_spoilt, device=device),
-            checkpoint.preprocessing.size,
-            data.neutral,
-            generator(device, seed, 3, i),
-        )
-        features = model.embed(adapt(clips.faces, checkpoint).flatten(0, 1))
+    for i, chosen in enumerate(
+        tqdm(torch.arange(len(data)).split(BATCH // NUM_FRAMES), desc="clips", leave=False)
+    ):
+        draws = generator(device, seed, 3, i)
+        chosen = chosen.to(device)
+        sources, kinds = draw(chosen, draws)
+        size = checkpoint.preprocessing.size
+        clips = make_clips(data.frames, data.labels[chosen], sources, kinds, size, draws)
+        faces = adapt(clips.faces, checkpoint).flatten(0, 1)
+        features = torch.cat([model.embed(part) for part in faces.split(BATCH)])
         yield features.unflatten(0, clips.kinds.shape), clips.kinds
 
 

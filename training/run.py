@@ -19,6 +19,7 @@ from export.dan import Dan
 from export.deep_emotion import SIZE, DeepEmotion
 from export.networks import NETWORKS
 from export.preprocessing import Preprocessing
+from export.prior import with_prior
 from training import TrainingError, clips, stills
 from training.attention import EMBED_BATCH, round_weights, train_attention
 from training.augment import Variation, blend, vary
@@ -26,8 +27,8 @@ from training.clips import TOLD_ATTENTION_FACTOR, ClipClassifier, ClipsRecipe
 from training.data import Dataset
 from training.distill import softened
 from training.loop import Fit, epoch_of, generator, place
-from training.measure import measure, percent, score_dataset
-from training.spoil import CLEAR, Clips, make_clips
+from training.measure import measure, percent, score_dataset, truths_of
+from training.spoil import CLEAR, MIXED_SHARE, Clips, draw_kinds, make_clips, mixed_sources
 from training.stills import Phase, StillClassifier, StillNetwork, StillsRecipe, batch_at
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ FRAMES_PER_CLIP = 3  # one of each third of a real clip, as the paper trains
 # Of a clip made of a still there are as many as wanted. From three frames, beta hardly learns to
 # tell a face by the others: on frozen features six brought its AUC from 0.94 to 0.97.
 FRAMES_PER_MADE_CLIP = 6
+COMMON = 0.1  # the share from which on stage one shows an emotion's pictures once an epoch
 DEEP_EMOTION_RATE = 0.002  # Adam's learning rate
 HEADS_FIRST = 0.25  # of the steps on real clips, behind an embedder that is trained already
 
@@ -103,18 +105,20 @@ def train(
 
 
 def with_figures(checkpoint: Checkpoint, validation: Dataset | None) -> Checkpoint:
-    """Note in a checkpoint what it reaches."""
+    """Note in a checkpoint what it reaches, with its prior."""
     if validation is None:
         return checkpoint
+    truth = truths_of(validation)[0]
     figures = ", ".join(f"{k} {percent(v)}" for k, v in accuracies(checkpoint, validation).items())
-    found = f"top-1 on {validation.name} ({len(validation)}): {figures}"
+    found = f"top-1 on {validation.name} ({truth.name}, {truth.total}): {figures}"
     return replace(checkpoint, notes={**checkpoint.notes, "measured": found})
 
 
 def accuracies(checkpoint: Checkpoint, validation: Dataset) -> dict[str, float]:
-    """Top-1 of each system, 0..1."""
-    probabilities = score_dataset(checkpoint, validation)
-    return {name: measure(p, validation.labels).accuracy for name, p in probabilities.items()}
+    """Top-1 of each system by the data's first truth, 0..1; with the checkpoint's prior."""
+    probabilities = score_dataset(with_prior(checkpoint), validation)
+    truth = truths_of(validation)[0]
+    return {name: measure(p, truth.labels).accuracy for name, p in probabilities.items()}
 
 
 def train_stills(data: Dataset, validation: Dataset | None, options: Options) -> Embedder:
@@ -174,7 +178,12 @@ def train_network(
     }
     notes = notes_on(data, options)
     checkpoint = Checkpoint(
-        renamed, data.label_names, network.normaliser.preprocessing, notes=notes, network=name
+        renamed,
+        data.label_names,
+        network.normaliser.preprocessing,
+        notes=notes,
+        network=name,
+        natural=natural_of(data, options),
     )
     return with_figures(checkpoint, validation)
 
@@ -188,13 +197,22 @@ def recipe_of(data: Dataset, options: Options) -> StillsRecipe:
         variation=variation,
         seed=options.seed,
         sam=options.sam,
-        shift=log_prior(data, options.balance),
+        shift=log_prior(data.repeat_rare(COMMON), options.balance),
     )
     if options.learning_rate is not None:
         recipe = replace(recipe, learning_rate=options.learning_rate)
     # What teachers and voters say is smooth already.
     smooth = bool(options.teachers) or data.votes is not None
     return replace(recipe, smoothing=0.0) if smooth else recipe
+
+
+def natural_of(data: Dataset, options: Options) -> tuple[float, ...]:
+    """The shares that were kept apart from the weights: part of them, if so balanced.
+
+    By votes, where there are any, whatever part the labels had in what was learnt.
+    """
+    kept = [math.exp(x) for x in log_prior(data.by_votes(), options.balance)]
+    return tuple(share / sum(kept) for share in kept) if options.balance else ()
 
 
 def log_prior(data: Dataset, balance: float) -> tuple[float, ...]:
@@ -221,6 +239,7 @@ def fit_stills(
     recipe: StillsRecipe,
 ) -> dict[str, Tensor]:
     """Train on stills; every frame of a clip is a still of its clip's label."""
+    data = data.repeat_rare(COMMON)
     held_out = None
     if validation is not None:
         held_out = (validation.frames, validation.per_frame(validation.emotions()), options.size)
@@ -264,7 +283,13 @@ def train_clips(
     def checkpoint_of(weights: Mapping[str, Tensor], fit: Fit) -> Checkpoint:
         made = {**notes, "made": "; ".join(fit.made)}
         state = clips.fan_state(weights)
-        return Checkpoint(state, data.label_names, preprocessing_of(data, options), notes=made)
+        return Checkpoint(
+            state,
+            data.label_names,
+            preprocessing_of(data, options),
+            notes=made,
+            natural=natural_of(data, options),
+        )
 
     def figures_of(number: int, fit: Fit) -> dict[str, float]:
         checkpoint = checkpoint_of(fit.averaged(), fit)
@@ -282,6 +307,7 @@ def train_clips(
             model,
             clip_source(replace(data, frames=faces), EMBED_BATCH, options),
             max(EMBED_BATCH, round(options.clip_epochs * len(data))),
+            data.neutral,
             options.seed,
             folder,
             identity(data, options, embedder, {"stage": "attention"}),
@@ -311,6 +337,7 @@ def identity(
         "data": fingerprint(data),
         "labels": " ".join(data.label_names),
         "size": str(options.size),
+        "label share": f"{data.label_share:g}",
         **{f"recipe's {name}": repr(value) for name, value in settings.items()},
         "first weights": digest(initial),
         **{
@@ -329,7 +356,8 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
         f"learning rate {options.learning_rate or 'usual'}, sam {options.sam:g}, "
-        f"targets {'labels' if data.votes is None else 'votes'}, balance {options.balance:g}, "
+        f"targets {'labels' if data.votes is None else 'votes'}, "
+        f"label share {data.label_share:g}, balance {options.balance:g}, "
         f"from weights {digest(options.initial)}, "
         f"teachers {', '.join(map(digest, options.teachers)) or 'none'}",
     }
@@ -342,20 +370,36 @@ def clip_source(data: Dataset, batch: int, options: Options) -> Callable[[int, G
     def choose(step: int) -> Tensor:
         return batch_at(step, len(data), batch, options.seed)
 
+    emotions = data.emotions()
+
     def made(step: int, draws: Generator) -> Clips:
         chosen = choose(step).to(data.frames.device)
-        num_frames = FRAMES_PER_MADE_CLIP
-        num_spoilt = torch.randint(
-            num_frames - 1, (len(chosen),), generator=draws, device=chosen.device
-        )
-        return make_clips(
-            data.frames, data.labels, chosen, num_frames, num_spoilt, size, data.neutral, draws
-        )
+        sources, kinds = draw_clips(emotions, chosen, draws)
+        return make_clips(data.frames, emotions[chosen], sources, kinds, size, draws)
 
     def taken(step: int, draws: Generator) -> Clips:
         return take_clips(data, choose(step), size, draws)
 
     return made if data.is_stills else taken
+
+
+def draw_clips(emotions: Tensor, chosen: Tensor, draws: Generator) -> tuple[Tensor, Tensor]:
+    """Draw what clips made of stills show, to learn from.
+
+    Args:
+        emotions: (N,) of all pictures.
+        chosen: (B,) indices of the faces that they are made of.
+
+    Returns:
+        sources (B, K), the picture of each frame; kinds (B, K), what it is spoilt with. Up to half
+        of a clip's frames show another emotion; two are clear at least.
+    """
+    num, frames, device = len(chosen), FRAMES_PER_MADE_CLIP, chosen.device
+    num_spoilt = torch.randint(frames - 1, (num,), generator=draws, device=device)
+    num_others = 1 + torch.randint(frames // 2, (num,), generator=draws, device=device)
+    num_others *= torch.rand(num, generator=draws, device=device) < MIXED_SHARE
+    sources = mixed_sources(emotions, chosen, num_others, frames, draws)
+    return sources, draw_kinds(num, frames, num_spoilt, draws)
 
 
 def take_clips(

@@ -1,10 +1,12 @@
-"""Make clips out of still faces, some of their frames of little use.
+"""Make clips out of still faces: other views of them, some of little use.
 
-    one face  ->  K frames: other crops, shifts, light, small changes of pose
-              ->  some spoilt: blur, dark, occluded, misaligned, or another person's face
+    one face, or two of different emotions  ->  which picture each frame shows
+              ->  K frames: other crops, shifts, light, small changes of pose
+              ->  some spoilt: blur, dark, occluded, misaligned, turned away
 
 Where no videos are at hand, this is what attention learns from and is measured on. The kinds are
-what a face detector and a camera do to frames.
+what a face detector, a camera and a person who moves do to frames. Another emotion in a clip spoils
+nothing: in a track there are no strangers, and what somebody felt for a second counts as a second.
 """
 
 import math
@@ -13,18 +15,19 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from training.augment import Variation, light, rectangles, shrink, uniform, view, windows
+from training.augment import Variation, light, rectangles, sharpen, shrink, uniform, view, windows
 
-KINDS = ("blurred", "dark", "occluded", "misaligned", "other face")
-BLURRED, DARK, OCCLUDED, MISALIGNED, OTHER = range(len(KINDS))
+KINDS = ("blurred", "dark", "occluded", "misaligned", "turned away")
+BLURRED, DARK, OCCLUDED, MISALIGNED, TURNED = range(len(KINDS))
 CLEAR = -1
 
 # One face over the frames of a clip: a smaller change than between two faces.
 WITHIN_CLIP = Variation(
-    crop=(0.85, 1.0), turn=6.0, shear=0.05, shift=0.02, light=0.12, erase=0.0, gamma=0.0
+    crop=(0.85, 1.0), turn=6.0, shear=0.05, shift=0.02, light=0.12, erase=0.0, gamma=0.0, detail=1.0
 )
 BLUR_TAPS = 9
-NEUTRAL_SHARE = 0.5  # of the other faces, where the clip's own label is not neutral
+MIXED_SHARE = 0.5  # of the clips that learn: two emotions are in them
+ALIKE_SHARE = 0.5  # of those: each emotion is one face's; in the others every frame is another's
 
 
 @dataclass(frozen=True)
@@ -54,67 +57,84 @@ def draw_kinds(num_clips: int, num_frames: int, num_spoilt: Tensor, draws: Gener
     return torch.where(order < num_spoilt[:, None], kinds, CLEAR)
 
 
-def other_faces(labels: Tensor, like: Tensor, neutral: int | None, draws: Generator) -> Tensor:
-    """Choose, for each label in `like`, a picture of another emotion; half of them neutral.
+def pictures_of(emotions: Tensor, wanted: Tensor, draws: Generator) -> Tensor:
+    """Choose a picture of each emotion wanted.
 
     Args:
-        labels: (N,) of all pictures.
-        like: (M,) labels to differ from.
-        neutral: the label of neutral faces, if there is one.
+        emotions: (N,) of all pictures.
+        wanted: (M,) emotions, each that of a picture at least.
 
     Returns:
-        (M,) indices into `labels`.
+        (M,) indices into `emotions`.
     """
-    chance = torch.rand(len(like), len(labels), generator=draws, device=labels.device)
-    allowed = labels != like[:, None]
-    if neutral is not None:
-        wants = torch.rand(len(like), 1, generator=draws, device=labels.device) < NEUTRAL_SHARE
-        wants &= (like != neutral)[:, None] & (labels == neutral).any()
-        allowed &= ~wants | (labels == neutral)
-    return torch.where(allowed, chance, -1.0).argmax(1)
+    chance = torch.rand(len(wanted), len(emotions), generator=draws, device=emotions.device)
+    return torch.where(emotions == wanted[:, None], chance, -1.0).argmax(1)
+
+
+def other_emotions(emotions: Tensor, own: Tensor, draws: Generator) -> Tensor:
+    """Choose another of the data's emotions for each in `own`, all as likely: (M,) int64.
+
+    Where the data have one alone, that is it.
+    """
+    present = emotions.unique()
+    chance = torch.rand(len(own), len(present), generator=draws, device=emotions.device)
+    return present[torch.where(present != own[:, None], chance, -1.0).argmax(1)]
+
+
+def mixed_sources(
+    emotions: Tensor, chosen: Tensor, num_others: Tensor, num_frames: int, draws: Generator
+) -> Tensor:
+    """Choose which picture each frame shows, where a clip has two emotions.
+
+    Args:
+        emotions: (N,) of all pictures.
+        chosen: (B,) indices of the faces that the clips are made of.
+        num_others: (B,) how many frames, in no order, show the other emotion; 0 for none: such a
+            clip is of the chosen face alone.
+
+    Returns:
+        (B, K) indices into `emotions`.
+    """
+    shape = (len(chosen), num_frames)
+    order = torch.rand(shape, generator=draws, device=chosen.device).argsort(1).argsort(1)
+    others = order < num_others[:, None]
+    own = emotions[chosen]
+    other = other_emotions(emotions, own, draws)
+    wanted = torch.where(others, other[:, None], own[:, None])
+    alike = torch.rand(shape[0], 1, generator=draws, device=chosen.device) < ALIKE_SHARE
+    one_face = torch.where(others, pictures_of(emotions, other, draws)[:, None], chosen[:, None])
+    any_face = pictures_of(emotions, wanted.flatten(), draws).view(shape)
+    return torch.where(alike | (num_others == 0)[:, None], one_face, any_face)
 
 
 def make_clips(
-    images: Tensor,
-    labels: Tensor,
-    chosen: Tensor,
-    num_frames: int,
-    num_spoilt: Tensor,
-    size: int,
-    neutral: int | None,
-    draws: Generator,
+    images: Tensor, labels: Tensor, sources: Tensor, kinds: Tensor, size: int, draws: Generator
 ) -> Clips:
-    """Make a clip of each chosen face.
+    """Make clips of chosen faces.
 
     Args:
         images: (N, C, h, w) uint8, all pictures.
-        labels: (N,) int64.
-        chosen: (B,) indices of the faces.
-        num_frames: K, of each clip.
-        num_spoilt: (B,) int64, at most K.
+        labels: (B,) int64, the clips'.
+        sources: (B, K) the picture that each frame shows.
+        kinds: (B, K) what each frame is spoilt with.
         size: pixels of a side of the frames.
-        neutral: the label of neutral faces, if there is one.
     """
-    kinds = draw_kinds(len(chosen), num_frames, num_spoilt, draws)
-    if (labels == labels[0]).all():
-        kinds = kinds.where(kinds != OTHER, BLURRED)  # there is no other emotion to show
-    sources = chosen[:, None].repeat(1, num_frames)
-    other = kinds == OTHER
-    if other.any():
-        sources[other] = other_faces(labels, labels[sources[other]], neutral, draws)
+    num_frames = kinds.shape[1]
     # A face does not change sides within a clip.
-    mirrored = torch.rand(len(chosen), generator=draws, device=images.device) < 0.5
+    mirrored = torch.rand(len(kinds), generator=draws, device=images.device) < 0.5
     flat = kinds.flatten()
     pixels = shrink(images[sources.flatten()].float() / 255, size)
     thetas = windows(pixels, WITHIN_CLIP, draws)
     flips = mirrored.repeat_interleave(num_frames) != (thetas[:, 0, 0] < 0)
     thetas[flips, :, 0] *= -1
     thetas = misalign(thetas, flat == MISALIGNED, draws)
-    faces = light(view(pixels, thetas, size), WITHIN_CLIP, draws)
+    thetas = turn_away(thetas, flat == TURNED, draws)
+    faces = sharpen(view(pixels, thetas, size), WITHIN_CLIP.detail, draws)
+    faces = light(faces, WITHIN_CLIP, draws)
     faces = blur(faces, flat == BLURRED, draws)
     faces = darken(faces, flat == DARK, draws)
     faces = occlude(faces, flat == OCCLUDED, draws)
-    return Clips(faces.unflatten(0, kinds.shape), labels[chosen], kinds)
+    return Clips(faces.unflatten(0, kinds.shape), labels, kinds)
 
 
 def misalign(thetas: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
@@ -129,6 +149,19 @@ def misalign(thetas: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     wrong = torch.stack([cos, -sin, shifts[:, 0], sin, cos, shifts[:, 1]], 1).view(n, 2, 3)
     return torch.where(chosen[:, None, None], wrong, thetas)
+
+
+def turn_away(thetas: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
+    """Squeeze the chosen faces to a third or half of their width and push them to one side.
+
+    Of a still nothing better can be made: it does not show the side of a face.
+    """
+    width = uniform(thetas, 2.0, 3.0, draws, len(thetas))
+    aside = uniform(thetas, 0.2, 0.6, draws, len(thetas)) * sign(thetas, draws)
+    turned = thetas.clone()
+    turned[:, :, 0] *= width[:, None]
+    turned[:, 0, 2] += aside * width
+    return torch.where(chosen[:, None, None], turned, thetas)
 
 
 def sign(like: Tensor, draws: Generator) -> Tensor:
