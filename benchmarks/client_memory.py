@@ -1,6 +1,6 @@
 """Watch the memory of predict.py over videos of any length.
 
-    a video  ->  looped, small, as long as wanted  ->  clients.predict in a process of its own
+    a video  ->  looped, small, as long as wanted  ->  videofer predict in a process of its own
              ->  MemoryRun  ->  a table and a picture (PNG)
 
 Comes after the stages in benchmarks/pipeline.py.
@@ -18,8 +18,9 @@ import imageio_ffmpeg
 import matplotlib
 import numpy as np
 
-from clients.errors import FerError, VideoUnreadable
-from serving import ROOT
+from base import ROOT
+from base.errors import FerError
+from clients.errors import VideoUnreadable
 
 matplotlib.use("Agg")  # no display needed
 
@@ -62,7 +63,7 @@ def watch_minutes(video: Path, minutes: float, url: str) -> MemoryRun:
     path = FOLDER / "long.mp4"
     write_looped(video, path, 60 * minutes)
     try:
-        command = [sys.executable, "-m", "clients.predict", str(path), "--url", url]
+        command = [sys.executable, "-m", "videofer", "predict", str(path), "--url", url]
         return MemoryRun(minutes, *watch(command))
     finally:
         path.unlink(missing_ok=True)

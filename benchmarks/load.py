@@ -1,7 +1,7 @@
 """How fast a server answers, where the time goes, and when it has had enough.
 
-    make bench                       the embedded server here, its CPU platforms
-    make bench URL=host:8001         any Triton
+    videofer bench load                      the embedded server here, its CPU platforms
+    videofer bench load --url host:8001      any Triton
 
 perf_analyzer drives the ensembles over concurrencies, clip lengths, protocols (beside ONNX Runtime
 in process) and arrivals at random. Writes `load.md`, pictures and perf_analyzer's CSVs into
@@ -22,6 +22,9 @@ import matplotlib
 import numpy as np
 import onnxruntime
 
+from base import ROOT
+from base.command import make_parser, run_command
+from base.files import write_whole
 from benchmarks.perf_analyzer import (
     FACE,
     Load,
@@ -32,11 +35,8 @@ from benchmarks.perf_analyzer import (
 )
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, to_table
-from clients.errors import FerError
 from clients.triton import list_networks
-from export.errors import ExportError
-from export.files import write_whole
-from serving import ROOT, ServingError
+from serving import ServingError
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_config, read_platform
 
@@ -45,7 +45,7 @@ matplotlib.use("Agg")  # no display needed
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-PLATFORMS = ("cpu", "cpu_openvino", "cpu_fp32")
+PLATFORMS = ("ort_int8", "openvino_int8", "ort_fp32")
 CLIP = (16,)  # frames: a second and a half of video, at predict.py's 10 a second
 CONCURRENCIES = (1, 2, 4, 8, 16)
 # An ensemble takes up to 128 frames; a longer clip goes in chunks to its first model, and so at the
@@ -302,7 +302,7 @@ def servers(args: argparse.Namespace) -> Generator[Server, None, None]:
     for name in args.platforms:
         platform = read_platform(ROOT / "model_repository", name)
         if platform.missing:
-            raise ServingError(f"{platform.missing[0]} is not there; `make export` writes it")
+            raise ServingError(f"{platform.missing[0]} is not there; `videofer export` writes it")
         with EmbeddedServer(platform) as server:
             http_url = server.http_url.removeprefix("http://")
             yield Server(name, server.grpc_url, http_url, graph_of(name))
@@ -314,12 +314,24 @@ def graph_of(platform: str) -> Path:
     return folder / "1" / read_config(folder, platform).default_model_filename
 
 
+def run(args: argparse.Namespace) -> None:
+    """Measure every server; load.md is written after each: an error at the next loses nothing."""
+    folder = args.out or results_folder(args.host)
+    parts, report = ["Compare ratios, within this file alone."], ""
+    with closing(servers(args)) as found:
+        for server in found:
+            out = folder / server.name.replace(":", "_")
+            analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, args.window)
+            with closing(analyzer):
+                parts.append(measure(server, analyzer, out))
+            title, packages = "How fast the server answers", ("tritonclient", "onnxruntime")
+            report = write_report(folder / "load.md", title, parts, *packages)
+    print(report)
+    print(folder / "load.md")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.load",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench load", __doc__)
     parser.add_argument("--url", help="a server's gRPC address (default: embedded ones)")
     parser.add_argument("--http-url", help="its HTTP address (default: port 8000 there)")
     parser.add_argument(
@@ -331,32 +343,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", help="what to call this machine (default: its name)")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results/...)")
     args = parser.parse_args(argv)
-    folder = args.out or results_folder(args.host)
-    try:
-        with closing(servers(args)) as found:
-            parts = ["Compare ratios, within this file alone."]
-            for server in found:
-                out = folder / server.name.replace(":", "_")
-                analyzer = PerfAnalyzer(server.grpc_url, server.http_url, out, args.window)
-                with closing(analyzer):
-                    parts.append(measure(server, analyzer, out))
-                # After every server: an error at the next loses nothing.
-                report = write_report(
-                    folder / "load.md",
-                    "How fast the server answers",
-                    parts,
-                    *("tritonclient", "onnxruntime"),
-                )
-    except (ServingError, FerError, ExportError, OSError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nbench: stopped", file=sys.stderr)
-        return 130
-    print(report)
-    print(folder / "load.md")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command("bench", lambda: run(args), stopped="stopped")

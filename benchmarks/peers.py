@@ -1,7 +1,7 @@
 """Embed the same frames in all the usual ways, in turns, and compare.
 
-    python -m benchmarks.peers
-    python -m benchmarks.peers --rounds 3 --only "INT8, batches" "Triton, INT8"
+    videofer bench peers
+    videofer bench peers --rounds 3 --only "INT8, batches" "Triton, INT8"
 
     in process    PyTorch eager and compiled, ONNX Runtime, OpenVINO
     in Python     FastAPI and LitServe, over HTTP
@@ -33,19 +33,18 @@ import onnxruntime
 import torch
 from tritonclient.utils import InferenceServerException
 
+from base import ROOT
+from base.command import make_parser, number
+from base.errors import FerError
 from benchmarks.peer_servers import naive
 from benchmarks.peer_servers.clients import HttpClient, SharedMemoryClient
 from benchmarks.peer_servers.embedder import Embedder
 from benchmarks.peer_servers.processes import LOGS, PeerError, PeerServer, PeerWorker
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns, to_table
-from clients.command import number
-from clients.errors import FerError
 from clients.triton import TritonClient, to_input
 from export.checkpoint import Source, build
-from export.errors import ExportError
-from export.remembered import recall
-from serving import ROOT, ServingError
+from export.exported import recall_or_shipped
 from serving.__main__ import interrupt
 from serving.embedded import EmbeddedServer
 from serving.platforms import Platform, read_platform
@@ -71,9 +70,9 @@ Job = Callable[[int], int]  # does its smallest piece of work so often; says how
 MODEL_FILES: Mapping[Precision, str] = {"FP32": "model.onnx", "INT8": "model_int8.onnx"}
 # Ours, by what the report calls them.
 PLATFORMS: Mapping[str, tuple[str, Precision]] = {
-    "FP32": ("cpu_fp32", "FP32"),
-    "INT8": ("cpu", "INT8"),
-    "INT8 on OpenVINO": ("cpu_openvino", "INT8"),
+    "FP32": ("ort_fp32", "FP32"),
+    "INT8": ("ort_int8", "INT8"),
+    "INT8 on OpenVINO": ("openvino_int8", "INT8"),
 }
 MODELS: Mapping[str, Output] = {"fan_embedder": "features", "fan": "logits"}
 
@@ -131,7 +130,7 @@ class Bench:
         path = self.repository / model / "1" / MODEL_FILES[precision]
         if not path.is_file():
             where = path.relative_to(self.repository.parent)
-            raise PeerError(f"{where} is not there; `make export` writes it")
+            raise PeerError(f"{where} is not there; `videofer export` writes it")
         return path
 
     def embedder(self, precision: Precision) -> Embedder:
@@ -144,9 +143,9 @@ class Bench:
     @cached_property
     def module(self) -> torch.nn.Module:
         """The embedder on PyTorch, as people run it on a CPU: channels last."""
-        source = self.source or recall("fan", BUILD)
+        source = self.source or recall_or_shipped("fan", self.repository)
         if source is None:
-            raise PeerError("FAN was never exported; `make export` does it")
+            raise PeerError("FAN was never exported; `videofer export` does it")
         module = build(source.read())["fan_embedder"].module
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -161,7 +160,7 @@ class Bench:
         """Our Triton, on a platform."""
         platform = read_platform(self.repository, name)
         if platform.missing:
-            raise PeerError(f"{platform.missing[0]} is not there; `make export` writes it")
+            raise PeerError(f"{platform.missing[0]} is not there; `videofer export` writes it")
         return self.server(platform)
 
     def expected(self, precision: Precision, output: Output) -> np.ndarray:
@@ -472,11 +471,7 @@ def run(names: Sequence[str], rounds: int, folder: Path) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench peers", __doc__)
     parser.add_argument(
         "--rounds", type=number(int, least=2), default=10, help="turns (default: %(default)s)"
     )
@@ -504,7 +499,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signum, interrupt)
     try:
         print(run(names, args.rounds, args.out or results_folder(args.host)), end="")
-    except (PeerError, ServingError, FerError, ExportError, OSError) as error:
+    except (FerError, OSError) as error:
         print(f"peers: {error}", file=sys.stderr)
         return 1
     except InferenceServerException as error:

@@ -20,8 +20,9 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from export.files import write_whole
-from serving import ROOT, ServingError
+from base import ROOT
+from base.files import write_whole
+from serving import ServingError
 from serving.embedded import find_environment
 
 FOLDER = ROOT / "build" / "perf_analyzer"
@@ -189,7 +190,7 @@ class PerfAnalyzer:
         except InferenceServerException as error:
             raise ServingError(
                 f"the server at {self.urls['grpc']} does not say what it has counted "
-                f"({' '.join(error.message().split())}); name a running one with URL=host:8001"
+                f"({' '.join(error.message().split())}); name a running one with --url host:8001"
             ) from error
         return {
             model.name: {

@@ -1,6 +1,6 @@
 """Walk predict.py's path stage by stage, then whole, and name the stage that sets the pace.
 
-    python -m benchmarks.pipeline video.mp4
+    videofer bench pipeline video.mp4
 
     load, decode, detect, align, wire and server    each alone, of the same frames
     clients.analyse                                 the whole path, its stages overlapping
@@ -14,7 +14,6 @@ and prints the report.
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from tempfile import TemporaryDirectory
 import matplotlib
 import numpy as np
 
+from base import ROOT
+from base.command import make_parser, number, run_command
 from benchmarks.client_memory import (
     draw_memory,
     memory_section,
@@ -32,13 +33,11 @@ from benchmarks.client_memory import (
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns
 from clients.analyse import Sampling, analyse
-from clients.command import number
-from clients.errors import FerError, NoFaceFound
+from clients.errors import NoFaceFound
 from clients.faces import DetectorPool, FaceDetector, FaceFollower, align
 from clients.triton import ClipStream, TritonClient
 from clients.video import Frame, read_frames, read_info
-from export.errors import ExportError
-from serving import ROOT, ServingError
+from serving import ServingError
 from serving.embedded import EmbeddedServer
 from serving.platforms import Platform, read_platform
 
@@ -47,7 +46,7 @@ matplotlib.use("Agg")  # no display needed
 from matplotlib import pyplot
 
 SAMPLE = ROOT / "build" / "demo" / "sample.mp4"
-PLATFORMS = ("cpu", "cpu_openvino")  # what `make serve` serves in INT8 without a GPU
+PLATFORMS = ("ort_int8", "openvino_int8")  # what serves in INT8 without a GPU
 MAX_FRAMES = 200  # kept decoded, so that later stages run without the earlier: 1.2 GB at 1080p
 SAMPLING = Sampling(max_frames=MAX_FRAMES)  # as predict.py samples, if not as far
 GOAL = 1.2  # of the whole path's time to the slowest stage's alone, on two cores
@@ -321,16 +320,12 @@ def read_served(name: str) -> Platform:
     """Read a platform of the model repository, and whether its files are there."""
     platform = read_platform(ROOT / "model_repository", name)
     if platform.missing:
-        raise ServingError(f"{platform.missing[0]} is not there; `make export` writes it")
+        raise ServingError(f"{platform.missing[0]} is not there; `videofer export` writes it")
     return platform
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.pipeline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench pipeline", __doc__)
     parser.add_argument(
         "video", type=Path, nargs="?", default=SAMPLE, help="default: the demo's sample"
     )
@@ -358,15 +353,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     folder = args.out or results_folder(args.host)
-    try:
+
+    def command() -> None:
         print(run(args.video, args.platforms, args.rounds, args.minutes, folder), end="")
-    except (ServingError, FerError, ExportError, OSError) as error:
-        print(f"pipeline: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command("pipeline", command)

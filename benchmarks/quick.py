@@ -1,13 +1,12 @@
 """Two minutes for a pull request: our server against ONNX Runtime in process, now and before.
 
-    python -m benchmarks.quick
-    python -m benchmarks.quick --against benchmarks/results/<run>/quick.json
+    videofer bench quick
+    videofer bench quick --against benchmarks/results/<run>/quick.json
 
 Prints ratios within this run beside those of an earlier one; frames a second of two runs are not
 to be compared. Writes quick.json into benchmarks/results/.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -15,16 +14,14 @@ from pathlib import Path
 
 from tritonclient.utils import InferenceServerException
 
+from base.command import make_parser, number
+from base.errors import FerError
+from base.files import write_whole
+from base.provenance import provenance
 from benchmarks.peer_servers.processes import PeerError
 from benchmarks.peers import IN_PROCESS_FP32, PACKAGES, Bench, start
 from benchmarks.results import RESULTS, results_folder
 from benchmarks.turns import ratio, take_turns, to_table
-from clients.command import number
-from clients.errors import FerError
-from export.errors import ExportError
-from export.files import write_whole
-from export.provenance import provenance
-from serving import ServingError
 
 BASE = "ONNX Runtime, INT8, batches of 16"
 WAYS = (
@@ -52,7 +49,7 @@ def read_ratios(path: Path) -> Mapping[str, float]:
         return {str(k): float(v) for k, v in json.loads(path.read_text())["ratios"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PeerError(
-            f"{path}: not a quick.json of `make bench-quick` ({error!r}); name one with AGAINST=..."
+            f"{path}: not a quick.json of `videofer bench quick` ({error!r}); --against names one"
         ) from error
 
 
@@ -83,11 +80,7 @@ def run(rounds: int, against: Path | None, folder: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quick",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench quick", __doc__)
     parser.add_argument(
         "--rounds", type=number(int, least=2), default=7, help="turns (default: %(default)s)"
     )
@@ -97,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         print(run(args.rounds, args.against or newest(), args.out or results_folder(args.host)))
-    except (PeerError, ServingError, FerError, ExportError) as error:
+    except (FerError, OSError) as error:
         print(f"quick: {error}", file=sys.stderr)
         return 1
     except InferenceServerException as error:

@@ -6,9 +6,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from export.files import write_whole
-from export.provenance import provenance
-from serving import ROOT
+from base import ROOT
+from base.files import write_whole
+from base.provenance import provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -3,8 +3,8 @@
     video.mp4 -> frames  -> faces     -> aligned crops -> Triton    -> result
                 video.py   faces.py     faces.py         triton.py    result.py, pictures.py
 
-`python -m clients.predict video.mp4` walks it; `python -m clients.saliency video.mp4` asks where in
-the face the answer comes from (occlusion.py). Nothing here needs torch or tensorrt.
+`videofer predict video.mp4` walks it (verbs/); `videofer saliency video.mp4` asks where in the face
+the answer comes from (occlusion.py). Nothing here needs torch or tensorrt.
 """
 
 import os

@@ -9,9 +9,7 @@ FerError
 └── RequestRefused      the server would not take what it was sent
 """
 
-
-class FerError(Exception):
-    """An error whose message says what was got, what was expected, and what to do."""
+from base.errors import FerError
 
 
 class VideoUnreadable(FerError):

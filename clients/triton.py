@@ -31,7 +31,7 @@ CHUNK_FRAMES = 32  # a long clip's frames travel in chunks of so many
 CHUNKS_IN_FLIGHT = 3
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0)  # between tries while the server is unavailable
 MAX_CLASSES = 1000  # Triton gives as many as there are
-EXPORTABLE = ("fan", "dan", "ran", "deep_emotion")  # what `make export MODEL=` knows
+EXPORTABLE = ("fan", "dan", "ran", "deep_emotion")  # what `videofer export` knows
 OUTPUTS = ("logits", "probabilities", "weights", "frame_logits")
 EXTRAS = {"self_weights": [-1], "region_weights": [-1, -1], "theta": [-1, 2, 3]}
 EXPECTED_INPUTS = {"frames": ("UINT8", [-1, FACE_SIZE, FACE_SIZE, 3])}
@@ -176,11 +176,10 @@ class TritonClient:
             contract = self.read_contract(self.model)
         except ModelMissing as error:
             offered = ", ".join(contract.model for contract in self.read_contracts())
-            options = f"MODEL={self.model} CHECKPOINT=<file> LABELS=<its data set>"
+            options = f"--model {self.model} --checkpoint <file> --labels <its data set>"
             remedy = (
-                f"; to add it, run `make export {options}`, where its weights are not shipped, and "
-                "start `make serve PLATFORM=cpu_fp32` again (for PLATFORM=cpu, then "
-                f"`make calibrate {options} DATA=<faces>` and the same export once more)"
+                f"; to add it where it is served, run `videofer export {options}`, and start "
+                "`videofer serve` again"
             )
             raise ModelMissing(
                 f"the server at {self.url} does not offer {self.model!r}; it offers "
@@ -347,8 +346,7 @@ class TritonClient:
         if is_unavailable(error):
             return ServerUnavailable(
                 f"no Triton answers at {self.url} ({tries}; {words}); start one with "
-                "`make serve PLATFORM=cpu`, or name one with --url (its gRPC port, "
-                "not HTTP's)"
+                "`videofer serve`, or name one with --url (its gRPC port, not HTTP's)"
             )
         if error.status() == "StatusCode.DEADLINE_EXCEEDED":
             return ServerUnavailable(

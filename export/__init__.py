@@ -6,7 +6,7 @@
                                   to_onnx.py    to_int8.py --------> plans, on a GPU: to_plan.py
 
 Each arrow is one function and is checked against the one before it (parity.py, tests/).
-`python -m export` walks all but the plans; INT8 needs ranges, which `calibrate.py` measures once.
+`videofer export` walks all but the plans; INT8 needs ranges, which `calibrate.py` measures once.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Measure the ranges that INT8 needs: an arrow of its own, walked once for each checkpoint.
 
-    python -m export.calibrate faces.npz
-    python -m export.calibrate crops/ --checkpoint mine.safetensors
+    videofer calibrate faces.npz
+    videofer calibrate crops/ --checkpoint mine.safetensors
 
     checkpoint + faces  ->  least and greatest value of every activation  ->  <name>.ranges.json
 
@@ -24,6 +24,9 @@ import onnxruntime
 from onnx import helper
 from tqdm import tqdm
 
+from base.command import make_parser
+from base.errors import FerError
+from base.files import write_whole
 from export.checkpoint import (
     Checkpoint,
     add_arguments,
@@ -33,7 +36,6 @@ from export.checkpoint import (
 )
 from export.errors import ExportError
 from export.faces import read_faces
-from export.files import write_whole
 from export.networks import NETWORKS, Part
 from export.to_int8 import quantisable_tensors
 from export.to_onnx import to_onnx
@@ -164,11 +166,7 @@ def activations(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m export.calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("calibrate", __doc__)
     parser.add_argument("faces", type=Path, help="aligned faces: an .npz or a folder of pictures")
     parser.add_argument(
         "--checkpoint",
@@ -202,11 +200,11 @@ def main(argv: list[str] | None = None) -> int:
         target = ranges_path(source.path)
         replaced = target.exists()
         write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
-    except ExportError as error:
-        print(f"export.calibrate: {error}", file=sys.stderr)
+    except FerError as error:
+        print(f"calibrate: {error}", file=sys.stderr)
         return 1
     print(f"{target}: of {len(faces.images)} faces{', in place of what was there' * replaced}")
-    print(f"`{source.to_make('export')}` builds INT8 from it")
+    print(f"`{source.to_command('export')}` builds INT8 from it")
     return 0
 
 

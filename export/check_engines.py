@@ -1,21 +1,21 @@
 """Compile every graph that plans are made from, here and now, without a GPU.
 
-    python -m export.check_engines
+    videofer check-engines
 
 TensorRT-RTX has TensorRT's ONNX parser and builder, and builds for a GPU that is not there. What
 it refuses TensorRT refuses; what it takes says nothing of speed, and its engines are not served.
 """
 
-import argparse
-import sys
 import time
 
 import onnx
 import tensorrt_rtx
 from google.protobuf.message import DecodeError
 
+from base import ROOT
+from base.command import fail, make_parser, run_command
 from export.errors import ExportError
-from export.profiles import ROOT, Profile
+from export.profiles import Profile
 from export.to_int8 import check_quantisers
 from export.to_plan import build_plan, exported_plans, read_graph
 
@@ -38,24 +38,23 @@ def check_graph(graph: bytes, profile: Profile) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(
-        prog="python -m export.check_engines",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(argv)
-    try:
-        plans = exported_plans(ROOT)
-    except ExportError as error:
-        print(f"check-engines: {error}", file=sys.stderr)
-        return 1
+    make_parser("check-engines", __doc__).parse_args(argv)
+    return run_command("check-engines", check_graphs)
+
+
+def check_graphs() -> int:
+    """Compile the graph of every plan; say how that went, graph by graph.
+
+    Returns:
+        1 where one does not compile.
+    """
     failed = False
-    for plan in plans:
+    for plan in exported_plans(ROOT):
         start = time.perf_counter()
         try:
             engine = check_graph(read_graph(plan, ROOT), plan.profile)
         except ExportError as error:
-            print(f"check-engines: {plan.graph}: {error}", file=sys.stderr)
-            failed = True
+            failed = bool(fail("check-engines", f"{plan.graph}: {error}"))
             continue
         low, common, high = (shape[0] for shape in plan.profile.shapes)
         print(
@@ -64,7 +63,3 @@ def main(argv: list[str] | None = None) -> int:
             f"{time.perf_counter() - start:.1f} s"
         )
     return int(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

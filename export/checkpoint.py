@@ -26,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from export.errors import CheckpointError, ExportError
+from base import ROOT
+from base.errors import FerError
+from export.errors import CheckpointError
 from export.networks import NETWORKS, Network, Part
 from export.preprocessing import Color, Preprocessing
-from export.profiles import ROOT
 from export.resnet import NUM_FEATURES, ResNet18
 
 # The order in which each data set's authors, or those of its networks, number their emotions.
@@ -89,7 +90,7 @@ class Checkpoint:
         if self.variant not in network.variants:
             expected = " or ".join(map(repr, network.variants)) if network.variants[0] else "none"
             raise CheckpointError(
-                f"variant is {self.variant!r}; {network.title} has {expected} (VARIANT=, --variant)"
+                f"variant is {self.variant!r}; {network.title} has {expected} (--variant)"
             )
         size, color = self.preprocessing.size, self.preprocessing.color
         if size not in network.sizes or color not in network.colors:
@@ -102,8 +103,8 @@ class Checkpoint:
         if len(self.labels) != num_classes:
             raise CheckpointError(
                 f"{len(self.labels)} labels ({', '.join(self.labels)}) for {num_classes} classes "
-                f"({network.classifiers[0]} in the checkpoint); name the labels with LABELS= "
-                "(--labels)"
+                f"({network.classifiers[0]} in the checkpoint); name the labels with "
+                "--labels"
             )
         if self.natural and (
             len(self.natural) != num_classes or not all(0 < s <= 1 for s in self.natural)
@@ -240,7 +241,7 @@ def refuse_others(state: Mapping[str, Tensor], network: Network) -> None:
     if other:
         raise CheckpointError(
             f"the weights are {other.title}'s, not {network.title}'s: to export, convert or "
-            f"measure them, say MODEL={other.name} (--model)"
+            f"measure them, say --model {other.name}"
         )
 
 
@@ -272,7 +273,9 @@ def check_state(state: Mapping[str, Tensor], network: Network, variant: str) -> 
     unexpected = [k for k in state if k not in shapes]
     if missing or unexpected:
         backbone = missing and all(k.startswith(HEAD_KEYS) for k in missing)
-        hint = "; a backbone alone can start a training: `make train INIT=...`" if backbone else ""
+        hint = (
+            "; a backbone alone can start a training: `videofer train --init`" if backbone else ""
+        )
         raise CheckpointError(
             f"the weights are not {network.title}'s: "
             f"missing {name_keys(missing)}; unexpected {name_keys(unexpected)}{hint}"
@@ -317,7 +320,7 @@ def read_checkpoint(
         CheckpointError: for a file that is missing, unreadable or not the network's.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; CHECKPOINT=<file> or --checkpoint names it")
+        raise CheckpointError(f"{path}: no such file; --checkpoint names it")
     try:
         if path.suffix == ".safetensors":
             state, metadata = read_safetensors(path, network)
@@ -330,7 +333,7 @@ def read_checkpoint(
         labels = labels or tuple(map(str, json.loads(metadata.get("labels", "[]"))))
         if not labels:
             raise CheckpointError(
-                "the file does not say its labels; name them with LABELS= (--labels) "
+                "the file does not say its labels; name them with --labels "
                 f"{'|'.join(LABELS)} or a text file of one label a line"
             )
         preprocessing = chosen.preprocessing
@@ -376,7 +379,7 @@ def read_safetensors(
     if metadata.get("architecture") not in expected:
         raise CheckpointError(
             f"its metadata says architecture {metadata.get('architecture')!r}; "
-            f"expected {' or '.join(map(repr, expected))} (MODEL=, --model)"
+            f"expected {' or '.join(map(repr, expected))} (--model)"
         )
     return state, metadata
 
@@ -470,15 +473,11 @@ def parse_labels(text: str) -> tuple[str, ...]:
     return labels
 
 
-def add_arguments(parser: argparse.ArgumentParser, *more_models: str) -> None:
-    """Add the options that say what a checkpoint's file does not.
-
-    Args:
-        more_models: what --model can be besides a network's name.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a checkpoint's file does not."""
     parser.add_argument(
         "--model",
-        choices=[*NETWORKS, *more_models],
+        choices=list(NETWORKS),
         help="network that the weights are of (default: the checkpoint's, else fan)",
     )
     parser.add_argument(
@@ -521,19 +520,19 @@ class Source:
     variant: str | None = None
     prior: str | None = None
 
-    def to_make(self, target: str) -> str:
-        """Write the command that has make take it: "make export MODEL=ran CHECKPOINT=ran.pth"."""
+    def to_command(self, verb: str) -> str:
+        """Write the command that takes it: "videofer export --model ran --checkpoint ran.pth"."""
         known = (name for name, labels in LABELS.items() if labels == self.labels)
         values = {
-            "MODEL": self.network,
-            "CHECKPOINT": None if self.path == shipped(self.network or "fan") else self.path,
-            "LABELS": self.labels and next(known, "labels.txt"),
-            "COLOR": self.color,
-            "VARIANT": self.variant,
-            "PRIOR": self.prior,
+            "--model": self.network,
+            "--checkpoint": None if self.path == shipped(self.network or "fan") else self.path,
+            "--labels": self.labels and next(known, "labels.txt"),
+            "--color": self.color,
+            "--variant": self.variant,
+            "--prior": self.prior,
         }
-        options = (f"{k}={quote(str(v))}" for k, v in values.items() if v)
-        return " ".join(["make", target, *options])
+        options = (f"{k} {quote(str(v))}" for k, v in values.items() if v)
+        return " ".join(["videofer", verb, *options])
 
     def read(self) -> Checkpoint:
         """Read it.
@@ -561,7 +560,7 @@ def source_of(args: argparse.Namespace) -> Source:
     if not args.checkpoint and not path.is_file():
         raise CheckpointError(
             f"no weights of {NETWORKS[name].title} are shipped; name a checkpoint of it with "
-            "CHECKPOINT=<file> (--checkpoint), and its emotions with LABELS= where it does not say"
+            "--checkpoint <file>, and its emotions with --labels where it does not say"
         )
     return Source(path, args.model, args.labels, args.color, args.variant, args.prior)
 
@@ -590,7 +589,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint = source_of(args).read()
         notes = {**checkpoint.notes, **dict(args.note)}
         write_checkpoint(replace(checkpoint, notes=notes), args.target)
-    except ExportError as error:
+    except FerError as error:
         print(f"export.checkpoint: {error}", file=sys.stderr)
         return 1
     print(args.target)

@@ -1,11 +1,14 @@
 """What can go wrong on the way from a checkpoint to a served model, and who can mend it.
 
-ExportError            a user can act on the message
-└── CheckpointError    the weights' file is not what it should be
+FerError
+└── ExportError            a user can act on the message
+    └── CheckpointError    the weights' file is not what it should be
 """
 
+from base.errors import FerError
 
-class ExportError(Exception):
+
+class ExportError(FerError):
     """An export that cannot go on; the message says what was got, what was expected, what to do."""
 
 

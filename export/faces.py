@@ -54,7 +54,7 @@ def read_faces(
     elif path.suffix == ".npz" and path.is_file():
         pictures, labels = read_npz(path)
     else:
-        raise ExportError(f"{path}: expected an .npz file or a folder of pictures (DATA=...)")
+        raise ExportError(f"{path}: expected an .npz file or a folder of pictures")
     if not len(pictures):
         raise ExportError(f"{path}: no pictures ({', '.join(sorted(PICTURES))})")
     chosen = np.arange(len(pictures))

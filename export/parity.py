@@ -1,6 +1,6 @@
 """How far every precision is from the checkpoint: one report, on real faces.
 
-    python -m export.parity validation.npz
+    videofer parity validation.npz
 
     torch FP32  ->  ONNX FP32  ->  ONNX FP16  ->  INT8 (TensorRT's graph)  ->  INT8 (CPU graph)
                 ->  the plans of FP16 and INT8, on a machine whose GPU they fit
@@ -28,14 +28,17 @@ from polygraphy.logger import G_LOGGER
 from skimage.data import lfw_subset
 from tqdm import tqdm
 
+from base import ROOT
+from base.command import make_parser
+from base.errors import FerError
+from base.provenance import provenance
 from export.checkpoint import Checkpoint, add_arguments, build, source_of
 from export.errors import ExportError
+from export.exported import recall_or_shipped
 from export.faces import Faces, read_faces, to_face
 from export.networks import NETWORKS, Part
 from export.prior import with_prior
-from export.profiles import PLANS, ROOT, Plan
-from export.provenance import provenance
-from export.remembered import recall
+from export.profiles import PLANS, Plan
 from export.to_plan import find_gpu, find_tensorrt, intended, is_current, read_graph
 
 BATCH = 16
@@ -124,7 +127,7 @@ def onnx_runner(path: Path, *, as_written: bool = False) -> BaseRunner:
             in FP16, with a scale that FP16 cannot hold; TensorRT does no such thing.
     """
     if not path.is_file():
-        raise ExportError(f"{path} is not there; `make export` writes it")
+        raise ExportError(f"{path} is not there; `videofer export` writes it")
     options = onnxruntime.SessionOptions()
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -279,11 +282,7 @@ def read_data(path: Path | None, labels: tuple[str, ...]) -> tuple[Faces, str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m export.parity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("parity", __doc__)
     parser.add_argument(
         "faces",
         type=Path,
@@ -302,7 +301,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the ONNX files (default: build)",
     )
     parser.add_argument(
-        "--output", type=Path, help="file or folder to write as well (default: none)"
+        "--repository",
+        type=Path,
+        default=ROOT / "model_repository",
+        help="model repository that was filled (default: model_repository)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "build",
+        help="file or folder to write as well (default: build)",
     )
     add_arguments(parser)
     return parser
@@ -312,11 +320,11 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     G_LOGGER.module_severity = G_LOGGER.ERROR
     try:
-        last = None if args.checkpoint else recall(args.model or "fan", args.build)
+        last = None if args.checkpoint else recall_or_shipped(args.model or "fan", args.repository)
         if last and (args.labels or args.color or args.variant or args.prior):
             raise ExportError(
-                "LABELS, COLOR, VARIANT and PRIOR go with a CHECKPOINT: without one, what was "
-                "exported last is compared, as it was exported"
+                "--labels, --color, --variant and --prior go with a --checkpoint: without one, "
+                "what was exported last is compared, as it was exported"
             )
         chosen = last or source_of(args)
         checkpoint = with_prior(chosen.read(), chosen.prior)
@@ -324,14 +332,14 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as stack:
             rungs = open_rungs(checkpoint, args.build, stack)
             rows = compare(rungs + open_plans(checkpoint, stack), faces)
-    except (ExportError, OSError, PolygraphyException) as error:
+    except (FerError, OSError, PolygraphyException) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
-    model = f" MODEL={args.model}" if args.model else ""
-    model += f" CHECKPOINT={args.checkpoint.name}" if args.checkpoint else ""
-    data = f" DATA={args.faces.name}" if args.faces else ""
+    model = f" --model {args.model}" if args.model else ""
+    model += f" --checkpoint {args.checkpoint.name}" if args.checkpoint else ""
+    data = f" {args.faces.name}" if args.faces else ""
     title = NETWORKS[checkpoint.network].title
-    text = report(rows, faces, source, f"make parity{model}{data}", title)
+    text = report(rows, faces, source, f"videofer parity{data}{model}", title)
     if args.output and args.output.is_dir():
         suffix = "" if checkpoint.network == "fan" else f"-{checkpoint.network}"
         args.output /= f"precision{suffix}.md"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
 Precision = Literal["fp16", "int8"]
 
 
@@ -53,7 +52,7 @@ class Plan:
     """One TensorRT plan.
 
     Args:
-        network: that it is of, as `make export MODEL=` knows it.
+        network: that it is of, as `videofer export --model` knows it.
         model: its folder in model_repository/.
         precision: of the graph it is built from; never a builder's flag.
         filename: as the configs name it.
@@ -94,7 +93,7 @@ FEATURES = Profile("features", (512,), low=1, common=64, high=65_536)
 BATCH_OF_FEATURES = Profile("features", (512,), low=1, common=32, high=128)
 SCORES = Profile("scores", (Span(2, 7, 64),), low=1, common=64, high=65_536)
 
-# What pools frames, in FP16 or in FP32, serves platform int8 too.
+# What pools frames, in FP16 or in FP32, serves platform trt_int8 too.
 PLANS = (
     *both("fan", "fan_embedder", FRAMES),
     Plan("fan", "fan_attention", "fp16", "model.plan", FEATURES),

@@ -11,8 +11,8 @@ one that was exported: `serving` offers no other.
 from collections.abc import Collection
 from pathlib import Path
 
+from base.files import write_whole
 from export.errors import ExportError
-from export.files import write_whole
 
 LABELS_FILE = "labels.txt"  # label_filename in the configs
 

@@ -210,7 +210,7 @@ def check_ranges(tensors: Mapping[str, object], ranges: Ranges, source: Path) ->
     if missing:
         raise ExportError(
             f"no range for {len(missing)} tensors of {source} ({', '.join(missing[:5])}); "
-            "measure them anew: `make calibrate DATA=<faces>`"
+            "measure them anew: `videofer calibrate <faces>`"
         )
 
 

@@ -1,15 +1,16 @@
 """The arrow walked on a GPU: an ONNX file -> a TensorRT plan, and the manifest beside it.
 
-    python -m export.to_plan
+    videofer engines
 
     build/fp16/*.onnx, build/int8/*.onnx  ->  model_repository/<model>/1/*.plan, *.plan.json
+
+    videofer engines --image nvcr.io/nvidia/tensorrt      the same, inside a container
 
 Runs alike with tensorrt 10.14 and newer, and with TensorRT-RTX: networks are strongly typed, so
 precision is the graph's and there is no flag for it. Needs no torch, no onnx and no numpy: inside
 NVIDIA's container there is TensorRT and little else. A plan whose manifest still fits is kept.
 """
 
-import argparse
 import fcntl
 import hashlib
 import importlib
@@ -24,9 +25,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from base import ROOT, TRITON_RELEASE
+from base.command import make_parser, run_command
+from base.files import write_whole
 from export.errors import ExportError
-from export.files import write_whole
-from export.profiles import PLANS, ROOT, Plan, Profile
+from export.profiles import PLANS, Plan, Profile
 
 WORKSPACE_BYTES = 4 << 30  # what a kernel may borrow while it is chosen and run
 OLDEST_TENSORRT = (10, 14)
@@ -96,7 +99,7 @@ def find_gpu() -> Gpu:
     except (OSError, subprocess.SubprocessError, IndexError, ValueError) as error:
         raise ExportError(
             "plans are built on the GPU that serves them, and no NVIDIA GPU answers `nvidia-smi` "
-            "here; run `make engines` there (`make check-engines` checks the graphs without one)"
+            "here; run `videofer engines` there (`videofer check-engines` compiles without one)"
         ) from error
     return Gpu(name.strip(), capability.strip())
 
@@ -114,7 +117,7 @@ def find_tensorrt() -> Any:
     except (ImportError, OSError) as error:
         raise ExportError(
             f"TensorRT is not installed ({error}): `.venv/bin/pip install -e '.[gpu]'`, or build "
-            "in a container: `make engines IMAGE=nvcr.io/nvidia/tensorrt`"
+            "in a container: `videofer engines --image nvcr.io/nvidia/tensorrt`"
         ) from error
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < OLDEST_TENSORRT:
@@ -189,7 +192,7 @@ def read_graph(plan: Plan, root: Path) -> bytes:
     try:
         return (root / plan.graph).read_bytes()
     except FileNotFoundError as error:
-        raise ExportError(f"{plan.graph} is not there; `make export` writes it") from error
+        raise ExportError(f"{plan.graph} is not there; `videofer export` writes it") from error
 
 
 def exported_plans(root: Path) -> list[Plan]:
@@ -205,13 +208,13 @@ def exported_plans(root: Path) -> list[Plan]:
         elif (root / replace(plan, precision="fp16").graph).is_file():
             # Weights without ranges have no INT8, and are served in FP16 all the same.
             left_out[str(plan.graph)] = (
-                f"is not there (`make calibrate MODEL={plan.network} DATA=<faces>`, with the "
-                "CHECKPOINT and LABELS that were exported, and `make export` again)"
+                f"is not there (`videofer calibrate --model {plan.network} <faces>`, with the "
+                "--checkpoint and --labels that were exported, and `videofer export` again)"
             )
         elif plan.network != "fan":
-            left_out[plan.model] = f"is not exported (`make export MODEL={plan.network}`)"
+            left_out[plan.model] = f"is not exported (`videofer export --model {plan.network}`)"
     if not exported:
-        raise ExportError(f"{PLANS[0].graph} is not there; `make export` writes it")
+        raise ExportError(f"{PLANS[0].graph} is not there; `videofer export` writes it")
     for name, reason in left_out.items():
         print(f"left out: {name} {reason}")
     return exported
@@ -248,7 +251,7 @@ def only_builder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another `make engines` is at work here; waiting for it", file=sys.stderr)
+            print("another `videofer engines` is at work here; waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -301,21 +304,54 @@ def make_plans(trt: Any, gpu: Gpu, root: Path) -> None:
             print(f"        {f'built in {seconds:.0f} s' if built else 'is current'}", flush=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(
-        prog="python -m export.to_plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(argv)
+def build_in_container(image: str, release: str) -> int:
+    """Run this command in a container; give its exit code.
+
+    Raises:
+        ExportError: where no docker engine answers.
+    """
     try:
+        subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ExportError(
+            "--image builds in a container: no docker engine answers `docker info` here"
+        ) from error
+    return subprocess.run(docker_command(image, release)).returncode
+
+
+def docker_command(image: str, release: str) -> list[str]:
+    """Write the command line that builds in a container: TensorRT and Python are all it needs."""
+    tagged = ":" in image.rpartition("/")[2]
+    return [
+        *("docker", "run", "--rm", "--gpus", "device=0", "--user", f"{os.getuid()}:{os.getgid()}"),
+        *("-v", f"{ROOT}:/project", "-w", "/project"),
+        image if tagged else f"{image}:{release}-py3",
+        *("python3", "-m", "export.to_plan"),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser("engines", __doc__)
+    parser.add_argument(
+        "--image",
+        help="container to build in, such as nvcr.io/nvidia/tensorrt; without a tag it gets that "
+        "of --release (default: build with this machine's own TensorRT)",
+    )
+    parser.add_argument(
+        "--release",
+        default=TRITON_RELEASE,
+        help="of Triton's container, which has the same TensorRT (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+
+    def command() -> int:
+        if args.image:
+            return build_in_container(args.image, args.release)
         gpu = find_gpu()
         make_plans(find_tensorrt(), gpu, ROOT)
-    except (ExportError, OSError) as error:
-        print(f"engines: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return 0
+
+    return run_command("engines", command)
 
 
 if __name__ == "__main__":

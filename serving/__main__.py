@@ -1,10 +1,13 @@
 """Serve model_repository/ on loopback until Ctrl-C, or for as long as a command runs.
 
-    python -m serving --platform cpu_fp32
-    python -m serving --platform cpu_fp32 --free-ports -- clients/predict.py video.mp4
+    videofer serve
+    videofer serve --platform ort_fp32
+    videofer serve --free-ports -- clients/predict.py video.mp4
 
-CPU platforms run in the embedded server, TensorRT platforms in Triton's container. A command
-finds the server's gRPC address in the environment variable TRITON_URL.
+Without --platform it serves the best that this machine can: TensorRT's plans if they fit its GPU,
+else OpenVINO in INT8, else ONNX Runtime in FP32. It says which, and why. CPU platforms run in the
+embedded server, TensorRT platforms in Triton's container. A command finds the server's gRPC address
+in the environment variable TRITON_URL.
 """
 
 import argparse
@@ -17,25 +20,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from serving import ROOT, ServingError
+from base import ROOT, TRITON_RELEASE
+from base.command import INTERRUPTED, make_parser, run_command
+from serving import ServingError
+from serving.choose import choose_platform
 from serving.container import run_container
 from serving.embedded import EmbeddedServer
 from serving.launch import Ports, free_ports
-from serving.platforms import DEFAULT, Platform, read_platform
-
-INTERRUPTED = 130  # what a shell says of a command ended by Ctrl-C
+from serving.platforms import Platform, read_platform
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("serve", __doc__)
     parser.add_argument(
         "--platform",
-        default=DEFAULT,
-        help="default, or a name in model_repository/*/configs/ (default: %(default)s)",
+        help="trt_fp16, trt_int8, openvino_int8, ort_int8 or ort_fp32 (default: the best that "
+        "this machine can)",
     )
     parser.add_argument(
         "--repository",
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--free-ports", action="store_true", help="use any free ports instead of those"
     )
     parser.add_argument(
-        "--release", default="26.11", help="of Triton's container (default: %(default)s)"
+        "--release", default=TRITON_RELEASE, help="of Triton's container (default: %(default)s)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log each step to stderr")
     parser.add_argument(
@@ -96,20 +96,43 @@ def run_beside(server: EmbeddedServer, command: list[str]) -> int:
 def remedy(platform: Platform, missing: Sequence[Path]) -> str:
     """Say what builds a platform's missing artefacts."""
     if platform.needs_tensorrt:
-        return "`make engines` builds it"
+        return "`videofer engines` builds it"
     if any("int8" in path.name for path in missing):
         return (
-            "the weights exported last have no measured ranges: `make calibrate DATA=<faces>` with "
-            "their MODEL, CHECKPOINT and LABELS measures them for another `make export`, "
-            "PLATFORM=cpu_fp32 serves without, and `make export MODEL=all` brings back shipped "
-            "ones, which have them"
+            "the weights exported last have no measured ranges: `videofer calibrate <faces>` with "
+            "their --model, --checkpoint and --labels measures them for another `videofer export`, "
+            "`--platform ort_fp32` serves without, and `videofer export --model <network>` brings "
+            "back shipped ones, which have them"
         )
-    return "`make export` does it"
+    return "`videofer export` does it"
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
     """Stop the server in good order, on Ctrl-C and on SIGTERM."""
     raise KeyboardInterrupt
+
+
+def run(args: argparse.Namespace) -> int:
+    """Choose what to serve, say so, and serve it; give the exit code."""
+    fixed = Ports(args.http_port, args.grpc_port, args.metrics_port)
+    ports = free_ports() if args.free_ports else fixed
+    repository = args.repository.resolve()
+    if args.platform:
+        platform = read_platform(repository, args.platform)
+    else:
+        platform, reason = choose_platform(repository, args.release)
+        print(f"serve: platform {platform.name}: {reason}", file=sys.stderr)
+    for ensemble, lacking in platform.left_out.items():
+        print(
+            f"serve: {ensemble} is left out: platform {platform.name} needs "
+            f"{', '.join(map(str, lacking))}, not built yet; {remedy(platform, lacking)}",
+            file=sys.stderr,
+        )
+    if platform.needs_tensorrt:
+        if args.command:
+            raise ServingError("a command after -- runs beside the embedded server only")
+        return run_container(platform, ports, args.release)
+    return serve_embedded(platform, ports, args.command)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,27 +142,6 @@ def main(argv: list[str] | None = None) -> int:
     # SIGINT too: a script's `&` starts its commands with Ctrl-C ignored.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
-    fixed = Ports(args.http_port, args.grpc_port, args.metrics_port)
-    ports = free_ports() if args.free_ports else fixed
-    try:
-        platform = read_platform(args.repository.resolve(), args.platform)
-        for ensemble, lacking in platform.left_out.items():
-            print(
-                f"serve: {ensemble} is left out: platform {platform.name} needs "
-                f"{', '.join(map(str, lacking))}, not built yet; {remedy(platform, lacking)}",
-                file=sys.stderr,
-            )
-        if platform.needs_tensorrt:
-            if args.command:
-                raise ServingError("a command after -- runs beside the embedded server only")
-            return run_container(platform, ports, args.release)
-        return serve_embedded(platform, ports, args.command)
-    except ServingError as error:
-        print(f"serve: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED if args.command else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    code = run_command("serve", lambda: run(args))
+    # Ctrl-C is how a server is meant to end.
+    return 0 if code == INTERRUPTED and not args.command else code

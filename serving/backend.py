@@ -38,7 +38,9 @@ class TritonPythonModel:
         # For a Python-based backend `model_repository` is the model's own folder.
         path = Path(args["model_repository"]) / args["model_version"] / filename
         if not path.is_file():
-            raise pb_utils.TritonModelException(f"{filename} is missing; `make export` writes it")
+            raise pb_utils.TritonModelException(
+                f"{filename} is missing; `videofer export` writes it"
+            )
         self.run_engine = ENGINES[config["backend"]](path, self.outputs, config)
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -30,7 +30,7 @@ def image(release: str) -> str:
     """Name Triton's container of a release, such as "26.11"; refuse one known to be vulnerable."""
     if not re.fullmatch(r"\d\d\.\d\d", release) or release < OLDEST_RELEASE:
         raise ServingError(
-            f"TRITON_RELEASE={release}; expected YY.MM, {OLDEST_RELEASE} or newer "
+            f"--release {release}; expected YY.MM, {OLDEST_RELEASE} or newer "
             "(older releases have known vulnerabilities)"
         )
     return f"nvcr.io/nvidia/tritonserver:{release}-py3"
@@ -72,7 +72,7 @@ def missing_parts(platform: Platform) -> list[str]:
         parts.append("an NVIDIA GPU that answers `nvidia-smi`")
     if platform.missing:
         plans = ", ".join(map(str, platform.missing))
-        parts.append(f"the plans {plans} (`make engines` builds them)")
+        parts.append(f"the plans {plans} (`videofer engines` builds them)")
     return parts
 
 
@@ -82,6 +82,13 @@ def runs(*command: str) -> bool:
         return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def check_plans(platform: Platform, release: str) -> None:
+    """Refuse plans that do not fit this GPU, the container's TensorRT, or their configs."""
+    host = find_host(image(release))
+    for plan in platform.artefacts:
+        check_plan(plan, host, platform.repository.parent, release, platform.name)
 
 
 def run_container(platform: Platform, ports: Ports, release: str) -> int:
@@ -97,11 +104,9 @@ def run_container(platform: Platform, ports: Ports, release: str) -> int:
     if missing:
         raise ServingError(
             f"platform {platform.name} runs TensorRT in Triton's container; this machine lacks "
-            f"{'; '.join(missing)}. PLATFORM=cpu serves without them"
+            f"{'; '.join(missing)}. `--platform openvino_int8` serves without them"
         )
-    host = find_host(image(release))
-    for plan in platform.artefacts:
-        check_plan(plan, host, platform.repository.parent, release, platform.name)
+    check_plans(platform, release)
     ports.check_free()
     secret = os.environ.get("TRITON_ADMIN_SECRET") or secrets.token_urlsafe(24)
     command = docker_command(platform, ports, release, secret)

@@ -21,7 +21,8 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from serving import ROOT, ServingError
+from base import ROOT
+from serving import ServingError
 from serving.launch import LOOPBACK, Ports, free_ports, restrict, triton_flags, wait_for_end
 from serving.platforms import Platform
 
@@ -208,6 +209,11 @@ def find_environment() -> tuple[Path, str]:
             f"install your system's libpython{version} package"
         )
     return site_packages, f"{site_packages / 'nvidia_pytriton.libs'}:{libdir}"
+
+
+def has_package(name: str) -> bool:
+    """Tell whether the server's environment has a package."""
+    return any(ENVIRONMENT.glob(f"lib/python3.*/site-packages/{name}"))
 
 
 def is_loadable(library: str) -> bool:

@@ -28,7 +28,7 @@ class Ports:
         if len({self.http, self.grpc, self.metrics}) < 3:
             raise ServingError(
                 f"ports {self.http}, {self.grpc} and {self.metrics} are not three; "
-                "HTTP_PORT=, GRPC_PORT= and METRICS_PORT= choose them"
+                "--http-port, --grpc-port and --metrics-port choose them"
             )
         for name, port in vars(self).items():
             with socket.socket() as probe:
@@ -37,8 +37,7 @@ class Ports:
                     probe.bind((LOOPBACK, port))
                 except (OSError, OverflowError) as error:
                     raise ServingError(
-                        f"port {port} cannot be used ({error}); "
-                        f"choose another with {name.upper()}_PORT=<port>"
+                        f"port {port} cannot be used ({error}); choose another with --{name}-port"
                     ) from error
 
 

@@ -4,7 +4,7 @@
         x  the container's TensorRT, the GPU, the graph in build/, the platform's config
 
 A plan runs on the TensorRT and the GPU that built it, and Triton's own words about another are
-hard to read. The manifest beside each plan is written by `make engines`.
+hard to read. The manifest beside each plan is written by `videofer engines`.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from typing import Any
 from serving import ServingError
 from serving.platforms import DEFAULT, read_config
 
-REBUILD = "rebuild it with `make engines`"
+REBUILD = "rebuild it with `videofer engines`"
 KEYS = (
     *("tensorrt", "gpu", "compute_capability"),
     *("precision", "profile", "onnx", "onnx_sha256", "plan_sha256"),
 )
-PRECISIONS = {"model.plan": "fp16", "model_int8.plan": "int8"}  # as `make engines` names them
+PRECISIONS = {"model.plan": "fp16", "model_int8.plan": "int8"}  # as `videofer engines` names them
 # Asks the container's library itself: which release carries which TensorRT is nowhere promised.
 ASK_TENSORRT = """
 import ctypes
@@ -91,7 +91,8 @@ def check_plan(plan: Path, host: Host, root: Path, release: str, platform: str =
     if version != host.tensorrt:
         raise ServingError(
             f"{plan} was built with TensorRT {version}, and the server has {host.tensorrt}; "
-            f"rebuild it with `make engines IMAGE=nvcr.io/nvidia/tensorrt TRITON_RELEASE={release}`"
+            "rebuild it with `videofer engines --image nvcr.io/nvidia/tensorrt --release "
+            f"{release}`"
         )
     built_for = (manifest["gpu"], manifest["compute_capability"])
     if built_for != (host.gpu, host.compute_capability):

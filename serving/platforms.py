@@ -1,10 +1,10 @@
 """Platforms: the ways to run one model repository.
 
-    model_repository/*/config.pbtxt              platform "default"
+    model_repository/*/config.pbtxt              platform trt_fp16
     model_repository/*/configs/<platform>.pbtxt  every other; a model without one keeps config.pbtxt
 
 Read here as Triton reads them, so that a start that must fail fails before it, in one sentence.
-Only networks that were exported are served: those whose ensemble has its labels.txt.
+Only networks that were exported are served: those that have a record of it (base/exported.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from base.exported import read_records
 from serving import ServingError
 
-DEFAULT = "default"
-LABELS_FILE = "labels.txt"
+DEFAULT = "trt_fp16"  # what Triton serves where no platform is named
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Platform:
     """One way to run the repository.
 
     Args:
-        name: as in configs/<name>.pbtxt, or "default".
+        name: as in configs/<name>.pbtxt, or "trt_fp16".
         repository: the folder of models.
         networks: the ensembles to offer: of what was exported and is built for this platform.
         left_out: exported ensembles that are not, and what each lacks, relative to the
@@ -123,16 +123,12 @@ def artefacts_of(
 def exported_ensembles(
     repository: Path, configs: Mapping[str, model_config_pb2.ModelConfig]
 ) -> list[str]:
-    """Name the ensembles whose labels `make export` has written; `fan` if there is none.
+    """Name the ensembles that `videofer export` has filled; `fan` if there is none.
 
     What `fan` then lacks is told as missing.
     """
-    labelled = [
-        model
-        for model, config in configs.items()
-        if config.platform == "ensemble" and (repository / model / LABELS_FILE).is_file()
-    ]
-    return labelled or ["fan"]
+    recorded = {name for record in read_records(repository) for name in record.ensembles}
+    return [model for model in configs if model in recorded] or ["fan"]
 
 
 def composed_of(

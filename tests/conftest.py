@@ -15,6 +15,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from base.exported import Exported, write_record
 from clients.sample import write_sample
 from clients.triton import TritonClient
 from export.__main__ import export
@@ -38,6 +39,12 @@ def copy_repository(target: Path) -> Path:
     built = shutil.ignore_patterns("*.onnx", "*.plan", "labels.txt", "*.json", ".*.partial")
     shutil.copytree(ROOT / "model_repository", target, ignore=built)
     return target
+
+
+def offer(repository: Path, network: str, *ensembles: str) -> None:
+    """Have a repository offer a network, as if it had been exported."""
+    record = Exported(network=network, ensembles=ensembles or (network,), options={}, files=())
+    write_record(record, repository)
 
 
 def random_checkpoint(seed: int = 0, network: str = "fan", **options: object) -> Checkpoint:
@@ -91,7 +98,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint, bu
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
     """A real Triton that serves the shipped weights on the CPU, for the whole session."""
-    with EmbeddedServer(read_platform(repository, "cpu_fp32")) as running:
+    with EmbeddedServer(read_platform(repository, "ort_fp32")) as running:
         yield running
 
 

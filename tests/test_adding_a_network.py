@@ -55,7 +55,7 @@ def test_two_layers_go_from_torch_to_a_served_ensemble(tmp_path, two_layers):
     frames = faces(3)
     with torch.inference_mode():
         expected = module(torch.from_numpy(frames)).frame_logits.numpy()
-    for name, atol in (("cpu_fp32", 1e-4), ("cpu", 0.1), ("cpu_openvino", 0.1)):
+    for name, atol in (("ort_fp32", 1e-4), ("ort_int8", 0.1), ("openvino_int8", 0.1)):
         platform = read_platform(tmp_path / "model_repository", name)
         assert platform.models == ("score_fusion", "two_layers", "two_layers_frames")
         with (

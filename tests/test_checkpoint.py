@@ -79,7 +79,7 @@ def test_backbone_without_heads_is_refused_by_name(authors_file):
     state["fc.weight"] = torch.zeros(8, 512)
     with pytest.raises(
         CheckpointError,
-        match=r"missing 3 \(alpha.0.weight, alpha.0.bias, fc.bias\).*make train INIT",
+        match=r"missing 3 \(alpha.0.weight, alpha.0.bias, fc.bias\).*videofer train --init",
     ):
         read_checkpoint(authors_file(state), labels=LABELS["afew"])
 
@@ -95,21 +95,23 @@ def test_another_network_is_refused_with_the_count_of_its_strangers(authors_file
 @pytest.mark.parametrize("network", ["dan", "ran", "deep_emotion"])
 def test_another_of_our_networks_is_refused_by_its_name(authors_file, network):
     path = authors_file(random_checkpoint(network=network).state)
-    with pytest.raises(CheckpointError, match=rf"not FAN's: .* MODEL={network} \(--model\)"):
+    with pytest.raises(CheckpointError, match=rf"not FAN's: .* --model {network}"):
         read_checkpoint(path, labels=LABELS["afew"])
 
 
-def test_what_make_is_to_be_told_again_is_written_as_it_is_typed():
-    assert Source(WEIGHTS / "fan.safetensors").to_make("export") == "make export"
-    assert Source(WEIGHTS / "deep_emotion.safetensors", "deep_emotion").to_make("calibrate") == (
-        "make calibrate MODEL=deep_emotion"
+def test_what_is_to_be_typed_again_is_written_as_it_is_typed():
+    assert Source(WEIGHTS / "fan.safetensors").to_command("export") == "videofer export"
+    assert Source(WEIGHTS / "deep_emotion.safetensors", "deep_emotion").to_command("calibrate") == (
+        "videofer calibrate --model deep_emotion"
     )
     source = Source(Path("ran.pth"), "ran", LABELS["ferplus"], "rgb", "regions6")
-    assert source.to_make("export") == (
-        "make export MODEL=ran CHECKPOINT=ran.pth LABELS=ferplus COLOR=rgb VARIANT=regions6"
+    assert source.to_command("export") == (
+        "videofer export --model ran --checkpoint ran.pth --labels ferplus --color rgb "
+        "--variant regions6"
     )
     own = Source(Path("my fan.pth"), labels=("calm", "wild"))
-    assert own.to_make("export") == "make export CHECKPOINT='my fan.pth' LABELS=labels.txt"
+    expected = "videofer export --checkpoint 'my fan.pth' --labels labels.txt"
+    assert own.to_command("export") == expected
 
 
 def test_misshapen_weight_is_refused_by_name_and_shape(authors_file):
@@ -119,7 +121,7 @@ def test_misshapen_weight_is_refused_by_name_and_shape(authors_file):
 
 
 def test_labels_are_asked_for_where_the_file_has_none(authors_file):
-    with pytest.raises(CheckpointError, match=r"name them with LABELS= \(--labels\) fer2013"):
+    with pytest.raises(CheckpointError, match=r"name them with --labels fer2013"):
         read_checkpoint(authors_file())
 
 

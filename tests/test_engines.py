@@ -5,7 +5,6 @@ TensorRT-RTX stands for TensorRT: the same parser, builder and API, on a machine
 
 import errno
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -143,7 +142,7 @@ def test_tensorrt_leaves_open_what_the_config_leaves_open(plan, repository, buil
     network = builder.create_network(0)
     assert tensorrt_rtx.OnnxParser(network, tensorrt_rtx.Logger()).parse(graph.read_bytes())
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    config = read_config(ROOT / "model_repository" / plan.model, "default")
+    config = read_config(ROOT / "model_repository" / plan.model, "trt_fp16")
     batch = [-1] if config.max_batch_size else []
     assert {output.name: list(output.shape) for output in outputs} == {
         output.name: batch + list(output.dims) for output in config.output
@@ -153,7 +152,7 @@ def test_tensorrt_leaves_open_what_the_config_leaves_open(plan, repository, buil
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.model}-{plan.precision}")
 def test_plan_is_the_one_that_a_config_loads(plan):
     model = ROOT / "model_repository" / plan.model
-    platforms = {"fp16": ["default"], "int8": ["int8"]}[plan.precision]
+    platforms = {"fp16": ["trt_fp16"], "int8": ["trt_int8"]}[plan.precision]
     for platform in platforms:
         config = read_config(model, platform)
         assert config.default_model_filename == plan.filename
@@ -170,7 +169,7 @@ def test_plan_is_the_one_that_a_config_loads(plan):
 
 def test_warm_up_stays_within_the_profiles():
     for plan in PLANS:
-        platform = {"fp16": "default", "int8": "int8"}[plan.precision]
+        platform = {"fp16": "trt_fp16", "int8": "trt_int8"}[plan.precision]
         for sample in read_config(ROOT / "model_repository" / plan.model, platform).model_warmup:
             (tensor,) = sample.inputs.values()
             batched = read_config(ROOT / "model_repository" / plan.model, platform).max_batch_size
@@ -330,21 +329,21 @@ def test_second_build_waits_for_the_first_and_says_so(project, capfd):
         assert not done
     thread.join(60)
     assert done
-    assert "another `make engines` is at work here; waiting" in capfd.readouterr().err
+    assert "another `videofer engines` is at work here; waiting" in capfd.readouterr().err
 
 
-def run_make(*arguments, **environment):
-    """Run make engines' own command with a PATH of the test's."""
-    command = [sys.executable, "-m", "export.to_plan", *arguments]
+def run_engines(*arguments, **environment):
+    """Run `videofer engines` with a PATH of the test's."""
+    command = [sys.executable, "-m", "videofer", "engines", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 def test_machine_without_a_gpu_is_told_so_in_one_sentence(tmp_path):
-    done = run_make(PATH=str(tmp_path))
+    done = run_engines(PATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "no NVIDIA GPU answers `nvidia-smi` here" in done.stderr
-    assert "make check-engines" in done.stderr
+    assert "videofer check-engines" in done.stderr
 
 
 def test_machine_without_tensorrt_is_told_so_in_one_sentence(tmp_path):
@@ -353,40 +352,29 @@ def test_machine_without_tensorrt_is_told_so_in_one_sentence(tmp_path):
     nvidia_smi.chmod(0o755)
     # Where TensorRT is installed, it must not be found: this would build real plans.
     (tmp_path / "tensorrt.py").write_text("raise ImportError('hidden')")
-    done = run_make(PATH=f"{tmp_path}:/bin:/usr/bin", PYTHONPATH=str(tmp_path))
+    done = run_engines(PATH=f"{tmp_path}:/bin:/usr/bin", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "TensorRT is not installed" in done.stderr
-    assert "make engines IMAGE=nvcr.io/nvidia/tensorrt" in done.stderr
+    assert "videofer engines --image nvcr.io/nvidia/tensorrt" in done.stderr
 
 
-@pytest.mark.parametrize("image", ["", "IMAGE=nvcr.io/nvidia/tensorrt"])
-def test_make_engines_fails_in_one_sentence_where_nothing_can_be_built(tmp_path, image):
-    for name in ("nvidia-smi", "docker"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = ["make", "-s", "engines", *image.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    sentence, made = done.stderr.splitlines()
-    assert done.returncode != 0
-    assert sentence.startswith("engines: ")
-    assert "***" in made  # "make: ***", or "make[1]: ***" below `make test`
+def test_machine_without_docker_is_told_so_in_one_sentence(tmp_path):
+    (tmp_path / "docker").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    done = run_engines("--image", "nvcr.io/nvidia/tensorrt", PATH=f"{tmp_path}:/bin:/usr/bin")
+    words = "engines: --image builds in a container: no docker engine answers `docker info` here\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", words)
 
 
 def test_container_is_that_of_the_servers_release():
-    commands = [
-        subprocess.run(
-            ["make", "-n", "engines", f"IMAGE={image}", "TRITON_RELEASE=26.09"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for image in ("nvcr.io/nvidia/tensorrt", "host:5000/tensorrt", "mine:latest")
-    ]
-    assert "nvcr.io/nvidia/tensorrt:26.09-py3 python3 -m export.to_plan" in commands[0]
-    assert "host:5000/tensorrt:26.09-py3 python3 -m" in commands[1]
-    assert "mine:latest python3 -m" in commands[2]
+    built_by = ["python3", "-m", "export.to_plan"]
+    for image, expected in (
+        ("nvcr.io/nvidia/tensorrt", "nvcr.io/nvidia/tensorrt:26.09-py3"),
+        ("host:5000/tensorrt", "host:5000/tensorrt:26.09-py3"),
+        ("mine:latest", "mine:latest"),
+    ):
+        assert to_plan.docker_command(image, "26.09")[-4:] == [expected, *built_by]
 
 
 def test_old_tensorrt_is_refused(monkeypatch):

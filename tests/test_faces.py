@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from clients.errors import FerError
+from base.errors import FerError
 from clients.faces import (
     FACE_SIZE,
     FRAMING,

@@ -56,7 +56,9 @@ def test_gray_pictures_cost_one_channel_and_no_pooling_on_their_way(repository):
 
 
 # Triton's C++ backends refuse a config whose dims say -1 where the graph's do not.
-@pytest.mark.parametrize("platform", ["default", "int8", "cpu", "cpu_fp32", "cpu_openvino"])
+@pytest.mark.parametrize(
+    "platform", ["trt_fp16", "trt_int8", "ort_int8", "ort_fp32", "openvino_int8"]
+)
 def test_graph_has_the_tensors_that_the_config_names(model, repository, platform):
     name, graph = model
     config = read_config(repository / name, platform)
@@ -72,5 +74,5 @@ def test_graph_has_the_tensors_that_the_config_names(model, repository, platform
 def test_frames_travel_as_bytes(repository):
     graph = onnx.load(repository / "fan_embedder" / "1" / "model.onnx").graph
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    (frames,) = read_config(repository / "fan", "default").input
+    (frames,) = read_config(repository / "fan", "trt_fp16").input
     assert frames.data_type == model_config_pb2.TYPE_UINT8

@@ -199,7 +199,7 @@ def test_ranges_of_two_checkpoints_do_not_share_a_file(name):
 
 
 def test_missing_range_is_told_by_name(repository, build, tmp_path):
-    with pytest.raises(ExportError, match=r"no range for \d+ tensors .*make calibrate"):
+    with pytest.raises(ExportError, match=r"no range for \d+ tensors .*videofer calibrate"):
         to_int8(build / "fp16" / "fan_embedder.onnx", {"permute": (0, 1)}, tmp_path / "x.onnx")
 
 
@@ -241,7 +241,7 @@ def test_calibration_is_one_command_and_a_percentile_narrows_it(tmp_path, capsys
         assert content["percentile"] == (99 if options else 99.999)
         said = capsys.readouterr()
         assert f"{tmp_path / 'mine.ranges.json'}: of 9 faces" in said.out
-        assert "`make export CHECKPOINT=" in said.out
+        assert "`videofer export --checkpoint " in said.out
         assert ("in place of what was there" in said.out) == bool(options)
         spans.append(content["ranges"]["relu_3"])
     (low, high), (narrow_low, narrow_high) = spans
@@ -257,7 +257,7 @@ def test_export_without_ranges_says_how_to_measure_them(tmp_path, capsys):
     assert export_command(list(map(str, command))) == 0
     assert (
         f"export: no INT8: {tmp_path / 'mine.ranges.json'} is not there; "
-        f"`make calibrate CHECKPOINT={weights} DATA=<faces>` measures it, then export again\n"
+        f"`videofer calibrate --checkpoint {weights} <faces>` measures it, then export again\n"
     ) in capsys.readouterr().err
 
 

@@ -3,7 +3,6 @@
 The oracles, numbers of the authors' own code, lie beside a development checkout only.
 """
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,10 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import OTHERS, ROOT, copy_repository, faces, random_checkpoint
+from conftest import OTHERS, copy_repository, faces, random_checkpoint
 from onnx_graph import Graph
 from PIL import Image
 
+from base.exported import read_record
 from clients.outlines import REGIONS_OF
 from clients.triton import TritonClient
 from export.__main__ import export, main
@@ -63,7 +63,7 @@ def served(read, tmp_path_factory):
     repository = copy_repository(folder / "model_repository")
     for network in FILES:
         export(read(network), None, repository, folder)
-    with EmbeddedServer(read_platform(repository, "cpu_fp32")) as running:
+    with EmbeddedServer(read_platform(repository, "ort_fp32")) as running:
         yield running
 
 
@@ -384,7 +384,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path, network):
     path = tmp_path / "fan.pth.tar"
     torch.save({"state_dict": dict(random_checkpoint().state)}, path)
     title = NETWORKS[network].title
-    with pytest.raises(CheckpointError, match=rf"FAN's, not {title}'s: .* say MODEL=fan "):
+    with pytest.raises(CheckpointError, match=rf"FAN's, not {title}'s: .* say --model fan"):
         read_checkpoint(path, network=network, labels=LABELS["fer2013"])
 
 
@@ -413,11 +413,11 @@ def test_variant_of_another_network_is_refused():
 def test_network_without_shipped_weights_says_so(tmp_path, capsys):
     assert main(["--model", "ran", "--build", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "no weights of RAN are shipped; name a checkpoint of it with CHECKPOINT=<file>" in said
+    assert "no weights of RAN are shipped; name a checkpoint of it with --checkpoint <file>" in said
     assert not list(tmp_path.iterdir())
 
 
-def test_export_again_repeats_what_was_exported_last(tmp_path, capsys):
+def test_export_alone_repeats_what_is_not_current_as_it_was_exported_last(tmp_path, capsys):
     repository = copy_repository(tmp_path / "model_repository")
     weights = tmp_path / "mine.pth"
     torch.save(dict(random_checkpoint(network="deep_emotion").state), weights)
@@ -425,35 +425,34 @@ def test_export_again_repeats_what_was_exported_last(tmp_path, capsys):
     where = ["--repository", str(repository), "--build", str(tmp_path / "build")]
     options = ["--checkpoint", str(weights), "--labels", str(tmp_path / "mine.txt")]
     assert main(["--model", "deep_emotion", *options, *where]) == 0
-    told = json.loads((tmp_path / "build" / "exported" / "deep_emotion.json").read_text())
-    assert told["labels"] == list("abcdefg")
-    (repository / "deep_emotion" / "labels.txt").unlink()
-    assert main(["--again", *where]) == 0
-    for network, first in (("deep_emotion", "a"), ("fan", "angry")):
-        assert (repository / network / "labels.txt").read_text().split()[0] == first
-    weights.unlink()
+    record = read_record("deep_emotion", repository)
+    assert (record.checkpoint, record.options) == (weights, {"labels": list("abcdefg")})
+    labels = repository / "deep_emotion" / "labels.txt"
+    labels.unlink()
     capsys.readouterr()
-    assert main(["--again", *where]) == 0  # other networks do not depend on it
+    assert main(where) == 0
+    assert labels.read_text().split()[0] == "a"
+    assert (repository / "fan" / "labels.txt").read_text().split()[0] == "angry"
+    written = {path: path.stat().st_mtime_ns for path in repository.glob("*/1/*")}
+    capsys.readouterr()
+    assert main(where) == 0
+    assert "export: fan is current, from weights/fan.safetensors\n" in capsys.readouterr().out
+    assert written == {path: path.stat().st_mtime_ns for path in repository.glob("*/1/*")}
+    weights.unlink()
+    assert main(where) == 0  # other networks do not depend on it
     said = capsys.readouterr().err
     assert "mine.pth is gone, from which deep_emotion was last exported: left as it is" in said
-    assert "`make export MODEL=all` goes back to the shipped weights" in said
+    assert "`videofer export --remove deep_emotion` takes it off" in said
 
 
 def test_checkpoint_that_loses_its_classifier_takes_fusion_away(tmp_path, shipped):
     repository = copy_repository(tmp_path / "model_repository")
     export(shipped, None, repository, tmp_path)
-    assert "fan_fusion" in read_platform(repository, "cpu_fp32").models
+    assert "fan_fusion" in read_platform(repository, "ort_fp32").models
     state = {k: v for k, v in shipped.state.items() if not k.startswith("fc.")}
     export(replace(shipped, state=state), None, repository, tmp_path)
-    assert "fan_fusion" not in read_platform(repository, "cpu_fp32").models
-    assert "fan" in read_platform(repository, "cpu_fp32").models
-
-
-def test_makefile_says_which_networks_there_are():
-    assert (
-        f"The network: {', '.join([*NETWORKS][:-1])} or {[*NETWORKS][-1]};"
-        in (ROOT / "Makefile").read_text()
-    )
+    assert "fan_fusion" not in read_platform(repository, "ort_fp32").models
+    assert "fan" in read_platform(repository, "ort_fp32").models
 
 
 def test_preprocessing_that_a_network_cannot_take_is_refused():
@@ -471,14 +470,16 @@ def test_ran_is_no_embedder_with_a_classifier_of_frames(tmp_path):
     assert "fc.weight" not in read_embedder(tmp_path / "ran.pth.tar").state
 
 
-def test_going_back_to_shipped_weights_takes_off_what_has_none(tmp_path):
+def test_exporting_one_network_leaves_the_others_and_remove_takes_one_off(tmp_path):
     repository, folder = copy_repository(tmp_path / "model_repository"), tmp_path / "build"
     torch.save(dict(random_checkpoint(network="dan").state), tmp_path / "mine.pth")
     where = ["--repository", str(repository), "--build", str(folder)]
     options = ["--checkpoint", str(tmp_path / "mine.pth"), "--labels", "fer2013"]
     assert main(["--model", "dan", *options, *where]) == 0
-    assert main(["--model", "all", *where]) == 0
-    assert "dan" not in read_platform(repository, "cpu_fp32").networks
+    assert main(["--model", "deep_emotion", *where]) == 0
+    assert read_platform(repository, "ort_fp32").networks == ("dan", "deep_emotion")
+    assert main(["--remove", "dan", *where]) == 0
+    assert read_platform(repository, "ort_fp32").networks == ("deep_emotion",)
     assert not list((repository / "dan_frames" / "1").glob("model*"))
     assert not list(folder.glob("*/dan*"))
     assert (repository / "score_fusion" / "1" / "model.onnx").is_file()
@@ -489,10 +490,10 @@ def test_network_that_is_not_built_for_a_platform_leaves_the_others_served(tmp_p
     export(shipped, None, repository, tmp_path)
     export(random_checkpoint(network="deep_emotion"), None, repository, tmp_path)
     (repository / "fan_embedder" / "1" / "model_int8.onnx").write_bytes(b"stands for INT8")
-    platform = read_platform(repository, "cpu")
+    platform = read_platform(repository, "ort_int8")
     assert platform.networks == ("fan", "fan_fusion")
     assert [path.name for path in platform.left_out["deep_emotion"]] == ["model_int8.onnx"]
     (repository / "fan_embedder" / "1" / "model_int8.onnx").unlink()
-    platform = read_platform(repository, "cpu")
+    platform = read_platform(repository, "ort_int8")
     assert not platform.left_out
     assert len(platform.missing) == 2  # and so the start is refused

@@ -3,13 +3,15 @@
 import json
 import os
 import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, faces
+from conftest import ROOT, faces, offer
 from toy_networks import EXTRA_DIMS, LABELS, write_repository
 
+from base.exported import record_path
 from clients.errors import ModelMissing
 from clients.faces import FACE_SIZE, FRAMING, align, unalign
 from clients.outlines import REGIONS, outline_regions, outline_window
@@ -28,17 +30,17 @@ def toy_repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def toys(toy_repository):
-    with EmbeddedServer(read_platform(toy_repository, "default")) as running:
+    with EmbeddedServer(read_platform(toy_repository, "trt_fp16")) as running:
         yield running
 
 
 @pytest.fixture
 def ask(toys):
-    """Run clients/predict.py against the toys."""
+    """Run `videofer predict`, or another verb, against the toys."""
 
-    def run(*arguments, url=toys.grpc_url):
-        command = [ROOT / "clients" / "predict.py", *map(str, arguments)]
-        environment = {**os.environ, "TRITON_URL": url}
+    def run(*arguments, verb="predict", url=toys.grpc_url):
+        command = [sys.executable, "-P", "-m", "videofer", verb, *map(str, arguments)]
+        environment = {**os.environ, "TRITON_URL": url, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
 
     return run
@@ -94,14 +96,14 @@ def test_json_has_the_same_keys_for_every_network(ask, sample, model):
 
 
 def test_list_names_each_network_on_one_line_and_no_part_of_one(ask):
-    lines = ask("--list-models").stdout.splitlines()
+    lines = ask(verb="networks").stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == NETWORKS
     assert lines[0] == f"dan: version 1; 8 classes: {', '.join(LABELS['dan'].split())}"
     assert lines[-1].endswith("; also gives region_weights")
 
 
 def test_list_as_json_says_the_same(ask):
-    listed = json.loads(ask("--list-models", "--json").stdout)
+    listed = json.loads(ask("--json", verb="networks").stdout)
     assert [network["model"] for network in listed] == NETWORKS
     assert listed[0] == {
         "model": "dan",
@@ -114,16 +116,16 @@ def test_list_as_json_says_the_same(ask):
 
 def test_networks_that_were_not_exported_are_not_offered(tmp_path, ask):
     repository = write_repository(tmp_path / "model_repository")
-    for model in ("deep_emotion", "fan_fusion", "ran"):
-        (repository / model / "labels.txt").unlink()
-        (repository / "ran_frames" / "1" / "model.onnx").unlink(missing_ok=True)
-    with EmbeddedServer(read_platform(repository, "default")) as server:
-        listed = ask("--list-models", url=server.grpc_url).stdout
+    for model in ("deep_emotion", "ran"):
+        record_path(model, repository).unlink()
+    offer(repository, "fan")  # without fan_fusion
+    (repository / "ran_frames" / "1" / "model.onnx").unlink()
+    with EmbeddedServer(read_platform(repository, "trt_fp16")) as server:
+        listed = ask(verb="networks", url=server.grpc_url).stdout
         with pytest.raises(ModelMissing, match="does not offer 'ran'; it offers dan, fan; ") as e:
             TritonClient(server.grpc_url, "ran").__enter__()
-    assert "run `make export MODEL=ran CHECKPOINT=<file> LABELS=<its data set>`" in str(e.value)
-    assert "`make calibrate MODEL=ran CHECKPOINT=<file> LABELS=<its data set> DATA=" in str(e.value)
-    assert "start `make serve PLATFORM=cpu_fp32` again" in str(e.value)  # serves it without ranges
+    options = "--model ran --checkpoint <file> --labels <its data set>"
+    assert f"run `videofer export {options}`, and start `videofer serve` again" in str(e.value)
     assert [line.split(":")[0] for line in listed.splitlines()] == ["dan", "fan"]
 
 
@@ -131,13 +133,6 @@ def test_missing_network_is_told_in_one_line_with_what_there_is_and_what_to_do(a
     done = ask(sample, "--model", "poster")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert f"does not offer 'poster'; it offers {', '.join(NETWORKS)}\n" in done.stderr
-
-
-@pytest.mark.parametrize("arguments", [["--list-models", "video.mp4"], []])
-def test_video_or_list_is_wanted_and_not_both(ask, arguments):
-    done = ask(*arguments)
-    assert done.returncode == 2
-    assert "expected either a video or --list-models" in done.stderr
 
 
 def test_frames_of_equal_weight_are_named_for_what_they_show(ask, sample):

@@ -34,7 +34,7 @@ def bench(repository, server, tmp_path_factory):
         patch.setattr(peers, "LOGS", folder)
         patch.setattr(processes, "LOGS", folder)
         with Bench(repository, Source(ROOT / "weights" / "fan.safetensors", "fan")) as bench:
-            bench.servers["model_repository cpu_fp32"] = server
+            bench.servers["model_repository ort_fp32"] = server
             yield bench
 
 
@@ -186,7 +186,7 @@ def test_a_missing_export_ends_in_one_line(tmp_path, monkeypatch, capsys, only):
     assert peers.main(["--only", only, "--out", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("peers: model_repository/fan")
-    assert line.endswith("is not there; `make export` writes it")
+    assert line.endswith("is not there; `videofer export` writes it")
 
 
 def test_an_environment_that_is_not_set_up_ends_in_one_line(

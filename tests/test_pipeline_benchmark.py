@@ -72,10 +72,10 @@ def test_every_stage_is_measured_for_the_same_frames(sample, short):
 def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
     work = pipeline.prepare(sample)
     server = SimpleNamespace(
-        platform=SimpleNamespace(name="cpu"), process=SimpleNamespace(pid=os.getpid())
+        platform=SimpleNamespace(name="ort_int8"), process=SimpleNamespace(pid=os.getpid())
     )
     text = "\n".join(pipeline.measure(work, StandInClient(), server, 2, tmp_path / "stages.png"))
-    assert "sample.mp4, platform cpu" in text
+    assert "sample.mp4, platform ort_int8" in text
     for name in (*STAGES, pipeline.WHOLE):
         assert f"| {name} |" in text
     assert "6 frames of 360x360 sampled at 10 a second, 6 with a face" in text
@@ -88,7 +88,7 @@ def test_what_was_measured_outlives_what_fails_later(sample, short, monkeypatch,
         raise ServingError(fails)
 
     def serve(platform):
-        if platform.name == "cpu_openvino":
+        if platform.name == "openvino_int8":
             fail()
         return nullcontext(SimpleNamespace(platform=platform, grpc_url="nowhere:1"))
 
@@ -98,7 +98,7 @@ def test_what_was_measured_outlives_what_fails_later(sample, short, monkeypatch,
     monkeypatch.setattr(pipeline, "TritonClient", lambda url: nullcontext())
     monkeypatch.setattr(pipeline, "measure", lambda *arguments: ["## measured"])
     monkeypatch.setattr(pipeline, "measure_memory", fail)
-    platforms = ["cpu", "cpu_openvino"] if fails == "the next server" else ["cpu"]
+    platforms = ["ort_int8", "openvino_int8"] if fails == "the next server" else ["ort_int8"]
     with pytest.raises(ServingError, match=fails):
         pipeline.run(sample, platforms, 2, 60, tmp_path)
     assert "## measured" in (tmp_path / "pipeline.md").read_text()

@@ -18,7 +18,7 @@ HERE = Host(".".join(tensorrt_rtx.__version__.split(".")[:3]), "NVIDIA H200", "9
 
 @pytest.fixture
 def plan(tmp_path, repository, build):
-    """A small plan and its manifest, as `make engines` writes them."""
+    """A small plan and its manifest, as `videofer engines` writes them."""
     made = PLANS[2]
     copy_repository(tmp_path / "model_repository")
     graph = tmp_path / made.graph
@@ -50,14 +50,16 @@ def test_plan_without_its_graph_is_let_through(plan, tmp_path):
     ],
 )
 def test_plan_for_another_host_is_refused(plan, tmp_path, host, words):
-    with pytest.raises(ServingError, match=words + r".*make engines"):
+    with pytest.raises(ServingError, match=words + r".*videofer engines"):
         check_plan(plan, host, tmp_path, "26.11")
 
 
 def test_plan_of_a_changed_graph_is_refused(plan, tmp_path):
     with (tmp_path / PLANS[2].graph).open("ab") as graph:
         graph.write(b" ")
-    with pytest.raises(ServingError, match=r"fan_attention.onnx has changed since .*make engines"):
+    with pytest.raises(
+        ServingError, match=r"fan_attention.onnx has changed since .*videofer engines"
+    ):
         check_plan(plan, HERE, tmp_path, "26.11")
 
 
@@ -105,7 +107,7 @@ def test_plan_that_does_not_fit_its_config_is_refused(plan, tmp_path, key, value
     config.write_text(config.read_text().replace("max_batch_size: 0", "max_batch_size: 128"))
     content = json.loads(manifest_path(plan).read_text())
     manifest_path(plan).write_text(json.dumps({**content, key: value}))
-    with pytest.raises(ServingError, match=words + ".*make engines"):
+    with pytest.raises(ServingError, match=words + ".*videofer engines"):
         check_plan(plan, HERE, tmp_path, "26.11")
 
 
@@ -140,7 +142,7 @@ def test_builder_and_launcher_mean_the_same_gpu(tmp_path, monkeypatch):
 
 def test_rebuild_for_a_container_is_told_as_a_command(plan, tmp_path):
     host = replace(HERE, tensorrt="11.4.0")
-    words = "make engines IMAGE=nvcr.io/nvidia/tensorrt TRITON_RELEASE=26.10"
+    words = "videofer engines --image nvcr.io/nvidia/tensorrt --release 26.10"
     with pytest.raises(ServingError, match=words):
         check_plan(plan, host, tmp_path, "26.10")
 
@@ -152,13 +154,11 @@ def test_serving_refuses_a_plan_that_does_not_fit_before_it_starts(
     embedder = repository / "fan_embedder" / "1" / "model.plan"
     embedder.write_bytes(plan.read_bytes())
     manifest_path(embedder).write_text(manifest_path(plan).read_text())
-    for model in ("fan", "fan_attention"):
-        (repository / model / "labels.txt").write_text("calm\n")
     commands = tmp_path / "commands"
     commands.mkdir()
     docker = f'echo "$@" >> {tmp_path}/asked; echo 12.3.4'
     put_on_path(commands, monkeypatch, docker=docker, nvidia_smi="echo 'NVIDIA H200, 9.0'")
-    assert main(["--repository", str(repository)]) == 1
+    assert main(["--platform", "trt_fp16", "--repository", str(repository)]) == 1
     assert "and the server has 12.3.4; rebuild it" in capsys.readouterr().err
     assert "tritonserver --model-repository" not in (tmp_path / "asked").read_text()
 

@@ -15,9 +15,9 @@ import tritonclient.grpc as grpcclient
 from conftest import ROOT, ffmpeg
 
 from clients.errors import ServerUnavailable
-from clients.predict import build_parser
 from clients.sample import kind_at
 from clients.triton import CHUNKS_IN_FLIGHT, ClipStream
+from clients.verbs.predict import build_parser
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -53,7 +53,7 @@ def answer(done):
 def one_line(done):
     """Expect a failure told in one plain line; return it."""
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("predict.py: ")
+    assert done.stderr.startswith("predict: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
 
@@ -112,7 +112,7 @@ def test_json_is_one_complete_object(predict, sample, server, shipped):
 
 def test_module_and_path_are_the_same_command(predict, sample, server):
     python = ROOT / ".venv" / "bin" / "python"
-    module = [python, "-m", "clients.predict", sample, "--url", server.grpc_url, "--json"]
+    module = [python, "-m", "videofer", "predict", sample, "--url", server.grpc_url, "--json"]
     done = subprocess.run(module, capture_output=True, text=True, cwd="/")
     assert answer(done) == answer(predict(sample, "--json"))
 
@@ -283,13 +283,13 @@ def test_nothing_is_kept_under_home_or_tmp(repository, sample, tmp_path):
         environment.pop(name, None)
     before = size_of(GPU_MONITOR_LOG)
     python = ROOT / ".venv" / "bin" / "python"
-    serve = [python, "-m", "serving", "--platform", "cpu", "--free-ports"]
+    serve = [python, "-m", "videofer", "serve", "--platform", "ort_int8", "--free-ports"]
     command = [*serve, "--repository", repository, "--", ROOT / "clients" / "predict.py", sample]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    check = [python, "-m", "export.check_engines"]
+    check = [python, "-m", "videofer", "check-engines"]
     done = subprocess.run(check, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 or "`make export` writes it" in done.stderr
+    assert done.returncode == 0 or "`videofer export` writes it" in done.stderr
     assert [*(tmp_path / "home").rglob("*"), *(tmp_path / "tmp").rglob("*")] == []
     assert size_of(GPU_MONITOR_LOG) == before
 
@@ -317,7 +317,7 @@ def test_nothing_is_written_for_a_bad_video(predict, bad, tmp_path):
 def test_server_that_is_down_is_told_in_one_line(predict, sample):
     line = one_line(predict(sample, "--url", "localhost:9"))
     assert "no Triton answers at localhost:9 (5 tries" in line
-    assert "make serve PLATFORM=cpu" in line
+    assert "start one with `videofer serve`" in line
 
 
 def test_server_that_lacks_the_model_is_told_in_one_line(predict, sample):
@@ -338,7 +338,7 @@ def test_request_that_takes_too_long_is_told_in_one_line(predict, sample):
 def test_server_killed_mid_run_is_told_in_one_line(repository, sample, tmp_path):
     long = tmp_path / "long.mp4"
     ffmpeg("-stream_loop", 9, "-i", sample, "-c", "copy", long)
-    with EmbeddedServer(read_platform(repository, "cpu_fp32")) as server:
+    with EmbeddedServer(read_platform(repository, "ort_fp32")) as server:
         command = [ROOT / "clients" / "predict.py", long, "--fps", "0", "--url", server.grpc_url]
         running = subprocess.Popen(
             list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -391,12 +391,11 @@ def test_failed_chunk_ends_the_clip_at_the_next_face():
 
 
 def test_python_without_the_packages_goes_on_in_the_projects_own(tmp_path):
-    for script in ("predict", "saliency"):
-        # -S: as a Python in which nothing is installed.
-        command = [sys.executable, "-S", "-m", f"clients.{script}", tmp_path / "no.mp4"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"{script}.py: {tmp_path}/no.mp4")
+    # -S: as a Python in which nothing is installed.
+    command = [sys.executable, "-S", ROOT / "clients" / "predict.py", tmp_path / "no.mp4"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"predict: {tmp_path}/no.mp4")
 
 
 @pytest.mark.parametrize("option", build_parser()._actions, ids=lambda option: option.dest)

@@ -1,8 +1,9 @@
-"""clients/saliency.py finds what a network looks at, and takes bad input with one plain line."""
+"""`videofer saliency` finds what a network looks at, and takes bad input with one plain line."""
 
 import json
 import os
 import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -12,8 +13,8 @@ from skimage.data import astronaut
 from toy_networks import LABELS, SPOT, write_repository
 
 from clients.occlusion import Patch, find_saliency
-from clients.saliency import build_parser
 from clients.triton import TritonClient
+from clients.verbs.saliency import build_parser
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -21,17 +22,18 @@ from serving.platforms import read_platform
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
     repository = write_repository(tmp_path_factory.mktemp("toys") / "model_repository")
-    with EmbeddedServer(read_platform(repository, "default")) as running:
+    with EmbeddedServer(read_platform(repository, "trt_fp16")) as running:
         yield running
 
 
 @pytest.fixture
 def saliency(toys, tmp_path):
-    """Run clients/saliency.py against the toys, in a folder of its own."""
+    """Run `videofer saliency` against the toys, in a folder of its own."""
 
     def run(*arguments):
-        command = [ROOT / "clients" / "saliency.py", *map(str, arguments)]
-        environment = {**os.environ, "TRITON_URL": toys.grpc_url}
+        command = [sys.executable, "-P", "-m", "videofer", "saliency", *map(str, arguments)]
+        own = {"TRITON_URL": toys.grpc_url, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **own}
         return subprocess.run(
             command, capture_output=True, text=True, env=environment, cwd=tmp_path
         )
@@ -144,7 +146,7 @@ def test_bad_input_is_told_in_one_line(saliency, tmp_path):
     ):
         done = saliency(name)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-        assert done.stderr.startswith("saliency.py: ")
+        assert done.stderr.startswith("saliency: ")
         assert words in done.stderr
     assert not (tmp_path / "saliency.png").exists()
 

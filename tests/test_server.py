@@ -84,7 +84,7 @@ def test_ensemble_agrees_with_the_authors_code(oracles, oracle_checkpoint, tmp_p
     repository = copy_repository(tmp_path / "model_repository")
     checkpoint = read_checkpoint(oracle_checkpoint, labels=LABELS["afew"], variant=variant)
     export(checkpoint, None, repository, tmp_path)
-    platform = read_platform(repository, "cpu_fp32")
+    platform = read_platform(repository, "ort_fp32")
     with EmbeddedServer(platform) as server, TritonClient(server.grpc_url) as client:
         assert client.contract.labels == LABELS["afew"]
         for video, expected in enumerate(oracle[f"{variant}_attention_logits"]):
@@ -102,7 +102,7 @@ def test_int8_on_the_cpu_is_served_and_calls_the_sample_happy(repository, build,
     graph = build / "int8_cpu" / "fan_embedder.onnx"
     frames = faces(20)
     (expected,) = onnxruntime.InferenceSession(graph).run(["features"], {"frames": frames})
-    platform = read_platform(repository, "cpu")
+    platform = read_platform(repository, "ort_int8")
     with EmbeddedServer(platform) as server, TritonClient(server.grpc_url) as client:
         features = client.embed(frames)["features"]
         done = predict(sample, url=server.grpc_url)
@@ -113,19 +113,19 @@ def test_int8_on_the_cpu_is_served_and_calls_the_sample_happy(repository, build,
 
 def test_openvino_answers_as_onnx_runtime_for_every_network(repository, sample, predict):
     frames, logits = faces(16), {}
-    for name in ("cpu", "cpu_openvino"):
+    for name in ("ort_int8", "openvino_int8"):
         platform = read_platform(repository, name)
         with EmbeddedServer(platform) as server:
             for network in platform.networks:
                 with TritonClient(server.grpc_url, network) as client:
                     logits[name, network] = client.ask(frames).frame_logits
-            if name == "cpu_openvino":
+            if name == "openvino_int8":
                 with TritonClient(server.grpc_url) as client:
                     features = client.embed(frames)["features"]
                     alone = client.embed(frames[:1])["features"]
                 done = predict(sample, url=server.grpc_url)
     for network in platform.networks:
-        one, other = logits["cpu", network], logits["cpu_openvino", network]
+        one, other = logits["ort_int8", network], logits["openvino_int8", network]
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         # The same integers at other places of the float sums between: 0.9991 was the least seen.
         assert ((one * other).sum(1) / lengths).min() > 0.995
@@ -266,7 +266,7 @@ def test_embedded_server_listens_on_loopback_alone(server):
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_every_process_ends_with_the_launcher(repository, ending):
-    command = [sys.executable, "-m", "serving", "--platform", "cpu_fp32", "--free-ports"]
+    command = [sys.executable, "-m", "videofer", "serve", "--platform", "ort_fp32", "--free-ports"]
     launcher = subprocess.Popen(
         [*command, "--repository", str(repository)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -280,6 +280,6 @@ def test_every_process_ends_with_the_launcher(repository, ending):
 
 
 def test_stopped_server_leaves_no_shared_memory(repository):
-    with EmbeddedServer(read_platform(repository, "cpu_fp32")) as server:
+    with EmbeddedServer(read_platform(repository, "ort_fp32")) as server:
         assert list(Path("/dev/shm").glob(f"{server.shm_prefix}*"))
     assert not list(Path("/dev/shm").glob(f"{server.shm_prefix}*"))

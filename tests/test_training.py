@@ -914,8 +914,8 @@ def test_a_users_commands_end_in_a_checkpoint_and_a_report(tmp_path, capsys):
     assert main([*command, "--phases", "56x2", "--clip-epochs", "1"]) == 0
     read_checkpoint(out / "fan.safetensors")
     said = capsys.readouterr().out
-    assert said.startswith("not measured: no VALIDATION=")
-    assert f"`make export CHECKPOINT={out / 'fan.safetensors'}`" in said
+    assert said.startswith("not measured: no --validation")
+    assert f"`videofer export --checkpoint {out / 'fan.safetensors'}`" in said
     command = [str(tmp_path / "faces.npz"), "--checkpoint", str(out / "fan.safetensors")]
     command += ["--out", str(tmp_path / "report"), "--seeds", "2", "--lengths", "1", "3"]
     command += ["--embedder", str(out / "stills" / "embedder.pth.tar")]

@@ -6,6 +6,7 @@ Every toy looks at two things of a face: how bright SPOT is, and how bright the 
 from pathlib import Path
 
 import onnx
+from conftest import offer
 
 SPOT = (64, 128, 112, 176)  # left, top, right, bottom, in pixels of the face
 LABELS = {
@@ -182,6 +183,7 @@ def write_repository(target: Path) -> Path:
             {**evidence, **{output: EXTRA_DIMS[output] for output in extra}},
             [f"{name}_frames: frames -> {' '.join(['frame_logits=scores', *extra])}", fused],
         )
+        offer(target, name)
     write_fan(target)
     write_ensemble(
         target / "fan_frames",
@@ -217,3 +219,4 @@ def write_fan(target: Path) -> None:
         outputs,
         ["fan_embedder: frames -> features", f"fan_attention: features -> {' '.join(outputs)}"],
     )
+    offer(target, "fan", "fan", "fan_fusion")

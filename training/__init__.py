@@ -5,8 +5,8 @@
     clips   ->  clips.py   ->  fan.safetensors        stage two: FAN
     fan.safetensors + pictures  ->  evaluate.py  ->  report.md, confusion.png
 
-`python -m training` runs the stages (run.py), `python -m training.evaluate` measures, and
-`python -m training.crossval` does both by subject. Every stage can be killed at any moment and goes
+`videofer train` runs the stages (run.py), `videofer evaluate` measures, and
+`videofer crossval` does both by subject. Every stage can be killed at any moment and goes
 on from its last saved step to the same weights.
 """
 

@@ -7,11 +7,11 @@ A run that was killed goes on from its last saved state when it is started again
 options.
 """
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+from base.command import make_parser
 from export.checkpoint import read_checkpoint, write_checkpoint
 from export.prior import with_prior
 from training.data import read_dataset
@@ -24,11 +24,7 @@ PHASES = {"fan": "64x10,96x14,112x6", "dan": "96x8,112x4", "deep_emotion": "48x6
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("train", __doc__)
     parser.add_argument(
         "--validation", type=Path, help="faces to measure on as it goes; nothing learns from them"
     )
@@ -65,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint = train_network(args.model, data, validation, options)
         path = args.out / f"{args.model}.safetensors"
         write_checkpoint(checkpoint, path)
-        print(checkpoint.notes.get("measured", "not measured: no VALIDATION= (--validation)"))
-        print(f"{path}: `make evaluate CHECKPOINT={path} DATA=...` measures it further,")
-        print(f"`make export CHECKPOINT={path}`, then `make serve PLATFORM=cpu_fp32`, serves it.")
+        print(checkpoint.notes.get("measured", "not measured: no --validation"))
+        print(f"{path}: `videofer evaluate <faces> --checkpoint {path}` measures it further,")
+        print(f"`videofer export --checkpoint {path}`, then `videofer serve`, serves it.")
         print(f"How it went: {args.out}/*/log.csv")
 
     return run_command(
-        "training",
+        "train",
         command,
         "stopped; the same command goes on, and does at most some two minutes' work again",
     )

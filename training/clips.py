@@ -1,7 +1,7 @@
 """Stage two: FAN on clips, from an embedder of stage one.
 
     faces (B, K, C, H, W)  ->  ClipClassifier  ->  Scores of the paper's three systems
-    train                  ->  a Checkpoint that `python -m export` takes
+    train                  ->  a Checkpoint that `videofer export` takes
 
 All of it learns, end to end; `attention.py` has what learns from clips made of known stills.
 The three systems of the paper's table stand on one embedder and are trained together, so that they

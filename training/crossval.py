@@ -2,12 +2,11 @@
 
     clips with subjects  ->  10 folds  ->  a FAN for each  ->  correct / total over all folds
 
-`python -m training.crossval CK+ --labels ckplus --init embedder.pth.tar`. Every fold's figures are
+`videofer crossval CK+ --labels ckplus --init embedder.pth.tar`. Every fold's figures are
 those of its last epoch. `--best-epoch` takes each fold's best epoch on the held-out clips instead,
 as the authors' code does: that chooses by the answers, so it is reported as such.
 """
 
-import argparse
 import io
 import logging
 import sys
@@ -17,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from base.command import make_parser
+from base.files import write_whole
+from base.provenance import provenance
 from export.checkpoint import Checkpoint
-from export.files import write_whole
 from export.prior import with_prior
-from export.provenance import provenance
 from training.data import Dataset, folds_by_subject
 from training.evaluate import draw_confusion
 from training.loop import choose_device
@@ -115,11 +115,7 @@ def report(measured: dict[str, Measured], data: Dataset, num_folds: int, how: st
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.crossval",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("crossval", __doc__)
     add_training(parser, "build/crossval", "ckplus", "", 20.0)
     parser.add_argument("--folds", type=whole(2), default=10, help="default: %(default)s")
     parser.add_argument("--best-epoch", action="store_true", help="the authors' habit; optimistic")

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from clients.errors import FerError
+from base.errors import FerError
 from clients.faces import FaceDetector, FaceFollower, align
 from clients.video import read_frames
 from export.faces import PICTURES, open_picture, read_array, read_npz
@@ -174,7 +174,7 @@ class Dataset:
         if sorted(label_names) != sorted(self.label_names):
             raise TrainingError(
                 f"{self.name} is labelled {', '.join(self.label_names)}; expected "
-                f"{', '.join(label_names)}, in any order (--labels, LABELS=..., names the data's)"
+                f"{', '.join(label_names)}, in any order (--labels names the data's)"
             )
         order = torch.tensor([label_names.index(name) for name in self.label_names])
         labels = order.to(self.labels.device)[self.labels]
@@ -224,7 +224,7 @@ def read_dataset(
         clips = read_arrays(path)
     else:
         raise TrainingError(
-            f"{path}: expected an .npz or .csv file, or a folder with one folder a label (DATA=...)"
+            f"{path}: expected an .npz or .csv file, or a folder with one folder a label"
         )
     seen = [clip for clip in clips if len(clip.frames)]
     if not seen:
@@ -238,7 +238,7 @@ def read_dataset(
     if labels.min() < 0 or labels.max() >= len(label_names):
         raise TrainingError(
             f"{path}: labels {labels.min()} to {labels.max()}; there are names for 0 to "
-            f"{len(label_names) - 1} ({', '.join(label_names)}); --labels (LABELS=...) gives others"
+            f"{len(label_names) - 1} ({', '.join(label_names)}); --labels gives others"
         )
     subjects = tuple(clip.subject for clip in seen)
     frames = to_tensor([clip.frames for clip in seen], path)
@@ -345,7 +345,7 @@ def read_folder(folder: Path, label_names: tuple[str, ...], side: int) -> Iterat
     if strangers := [path.name for path in inner if path.name.lower() not in known]:
         raise TrainingError(
             f"{folder}: folders {shorten(strangers)} are named for no label "
-            f"({', '.join(label_names)}); --labels (LABELS=...) gives others. CK+ is read from the "
+            f"({', '.join(label_names)}); --labels gives others. CK+ is read from the "
             "folder that holds cohn-kanade-images/ and Emotion/"
         )
     finder = FaceFinder(side)
@@ -438,7 +438,7 @@ def read_ckplus(
         except (ValueError, KeyError, OverflowError) as error:
             raise TrainingError(
                 f"{files[0]}: expected a number from 1 to 7 whose emotion is one of "
-                f"{', '.join(label_names)}; --labels ckplus (LABELS=ckplus) has all seven"
+                f"{', '.join(label_names)}; --labels ckplus has all seven"
             ) from error
         pictures = list_pictures(sequence)[-CKPLUS_PEAK_FRAMES:]
         images = ((i / 30, np.asarray(open_picture(p))) for i, p in enumerate(pictures))

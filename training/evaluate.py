@@ -4,7 +4,7 @@
     checkpoint + clips   ->  the clips, whole
     ->  OUT/report.md, OUT/confusion.png
 
-`python -m training.evaluate` (`make evaluate`). The network runs in float32 on faces as they are
+`videofer evaluate`. The network runs in float32 on faces as they are
 served: no test-time augmentation, no second crop.
 """
 
@@ -20,6 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from base.command import make_parser
+from base.files import write_whole
+from base.provenance import provenance
 from export.checkpoint import (
     Checkpoint,
     Embedder,
@@ -28,9 +31,7 @@ from export.checkpoint import (
     read_embedder,
     source_of,
 )
-from export.files import write_whole
 from export.prior import with_prior, words_of
-from export.provenance import provenance
 from training import TrainingError
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset, read_dataset
@@ -101,7 +102,7 @@ class MadeClips:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that `python -m training.evaluate` measured.
+    """All that `videofer evaluate` measured.
 
     Args:
         served: the system that the checkpoint's variant serves.
@@ -379,11 +380,7 @@ def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluate", __doc__)
     parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
     parser.add_argument(
         "--checkpoint", type=Path, help="weights to measure (default: the shipped ones)"

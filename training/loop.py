@@ -23,10 +23,10 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from base.files import write_whole
+from base.provenance import provenance
 from export.checkpoint import load_torch
 from export.errors import CheckpointError
-from export.files import write_whole
-from export.provenance import provenance
 from training import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -98,9 +98,9 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"device {name}: not usable here ({error}); DEVICE=cpu is") from error
+        raise TrainingError(f"device {name}: not usable here ({error}); --device cpu is") from error
     if device.type not in ("cpu", "cuda"):
-        raise TrainingError(f"device {name}: expected cpu, cuda or cuda:<number> (DEVICE=...)")
+        raise TrainingError(f"device {name}: --device takes cpu, cuda or cuda:<number>")
     torch.backends.cudnn.deterministic = True
     torch.set_flush_denormal(True)  # averages of dead weights would be slow to add on a CPU
     return device
@@ -343,7 +343,7 @@ class Fit:
         if differences:
             raise TrainingError(
                 f"{path} belongs to a run with other settings: {', '.join(differences)}; "
-                "name another folder with --out (OUT=...), or delete this one"
+                "name another folder with --out, or delete this one"
             )
         self.step, self.rows, self.made = step, rows, made
         self.model.load_state_dict(state["model"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from base.errors import FerError
 from export.checkpoint import parse_labels, read_embedder
-from export.errors import ExportError
 from export.preprocessing import SIZES
 from training import TrainingError
 from training.data import Dataset, read_dataset
@@ -201,7 +201,7 @@ def run_command(name: str, command: Callable[[], None], stopped: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         command()
-    except ExportError as error:
+    except FerError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except (torch.OutOfMemoryError, MemoryError):

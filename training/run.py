@@ -150,7 +150,7 @@ def train_network(
         raise TrainingError(f"--phases is empty: nothing would be trained of {name}")
     if name == "deep_emotion":
         if options.initial is not None:
-            raise TrainingError("--init (INIT=...) is a ResNet-18; Deep-Emotion has none")
+            raise TrainingError("--init is a ResNet-18; Deep-Emotion has none")
         if any(phase.size != SIZE for phase in options.phases):
             raise TrainingError(
                 f"--phases {', '.join(str(p.size) for p in options.phases)} pixels: Deep-Emotion "
@@ -351,7 +351,7 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
     """What a checkpoint's file says of its origin."""
     phases = ",".join(f"{p.size}x{p.epochs:g}" for p in options.phases)
     return {
-        "source": "trained by `python -m training`",
+        "source": "trained by `videofer train`",
         "data": f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}",
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "

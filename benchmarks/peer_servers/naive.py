@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnx
 
+from base.files import write_whole
 from export.errors import ExportError
-from export.files import write_whole
 from serving.platforms import DEFAULT, Platform
 
 MODEL = "naive_embedder"
@@ -49,6 +49,8 @@ def take_floats(model: onnx.ModelProto) -> onnx.ModelProto:
     """Have a graph that begins by casting its frames to float32 take float32 frames."""
     (frames,) = model.graph.input
     if any(node.op_type != "Cast" for node in model.graph.node if frames.name in node.input):
-        raise ExportError(f"{frames.name!r} is not cast at once; expected a graph of `make export`")
+        raise ExportError(
+            f"{frames.name!r} is not cast at once; expected a graph of `videofer export`"
+        )
     frames.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return model

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from serving import ROOT
+from base import ROOT
+from base.errors import FerError
 from serving.embedded import is_ready, stop_with_parent
 from serving.launch import LOOPBACK
 
@@ -22,7 +23,7 @@ STOP_TIMEOUT_S = 10
 WORD_TIMEOUT_S = 120  # of a worker: a graph takes seconds to compile
 
 
-class PeerError(Exception):
+class PeerError(FerError):
     """A way that cannot be measured; the message says why, and what to do."""
 
 

@@ -1,0 +1,7 @@
+"""`python -m videofer` is `videofer`."""
+
+import sys
+
+from videofer.verbs import main
+
+sys.exit(main())
