@@ -35,7 +35,7 @@ from benchmarks.perf_analyzer import (
 )
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, to_table
-from clients.triton import list_networks
+from clients.offers import list_networks
 from serving import ServingError
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_config, read_platform

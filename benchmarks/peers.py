@@ -42,7 +42,8 @@ from benchmarks.peer_servers.embedder import Embedder
 from benchmarks.peer_servers.processes import LOGS, PeerError, PeerServer, PeerWorker
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns, to_table
-from clients.triton import TritonClient, to_input
+from clients.transport import to_input
+from clients.triton import TritonClient
 from export.checkpoint import Source, build
 from export.exported import recall_or_shipped
 from serving.__main__ import interrupt

@@ -35,7 +35,8 @@ from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns
 from clients.analyse import Sampling, analyse
 from clients.errors import NoFaceFound
 from clients.faces import DetectorPool, FaceDetector, FaceFollower, align
-from clients.triton import ClipStream, TritonClient
+from clients.stream import ClipStream
+from clients.triton import TritonClient
 from clients.video import Frame, read_frames, read_info
 from serving import ServingError
 from serving.embedded import EmbeddedServer

@@ -1,7 +1,7 @@
 """From a video of a face to its emotion, by way of a Triton server.
 
     video.mp4 -> frames  -> faces     -> aligned crops -> Triton    -> result
-                video.py   faces.py     faces.py         triton.py    result.py, pictures.py
+                video.py   faces.py     faces.py         stream.py    result.py, pictures.py
 
 `videofer predict video.mp4` walks it (verbs/); `videofer saliency video.mp4` asks where in the face
 the answer comes from (occlusion.py). Nothing here needs torch or tensorrt.

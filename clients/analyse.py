@@ -18,7 +18,8 @@ from tqdm import tqdm
 from clients.errors import NoFaceFound
 from clients.faces import DetectorPool, Face, FaceFollower, align
 from clients.result import Result, Sighting
-from clients.triton import ClipAnswer, ClipStream, TritonClient
+from clients.stream import ClipStream
+from clients.triton import ClipAnswer, TritonClient
 from clients.video import Frame, prefetch, read_frames, read_info
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
-from clients.triton import Contract, Step, TritonClient
+from clients.offers import Contract, Step
+from clients.triton import TritonClient
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -56,7 +57,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 @pytest.fixture
 def serve(monkeypatch):
     """Serve a FakeTriton; return a client of it. Pauses between tries are as good as none."""
-    monkeypatch.setattr("clients.triton.RETRY_DELAYS_S", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("clients.transport.RETRY_DELAYS_S", (0.01, 0.02, 0.03))
     servers = []
 
     def start(fake):

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import to_plan
 from export.check_engines import check_graph
+from base.errors import FerError
 from export.errors import ExportError
 from export.profiles import FEATURES, FRAMES, PLANS, Profile, Span
 from export.to_plan import Gpu, make_plans, manifest_path, only_builder
@@ -242,7 +243,7 @@ def test_full_disk_leaves_no_half_plan(project, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(ExportError, match=r"model.plan cannot be written \(No space left"):
+    with pytest.raises(FerError, match=r"model.plan cannot be written \(No space left"):
         make_plans(tensorrt_rtx, GPU, project)
     assert not list((project / "model_repository").rglob("*.*"))
 

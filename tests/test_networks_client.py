@@ -14,8 +14,10 @@ from toy_networks import EXTRA_DIMS, LABELS, write_repository
 from base.exported import record_path
 from clients.errors import ModelMissing
 from clients.faces import FACE_SIZE, FRAMING, align, unalign
+from clients.offers import OUTPUTS
 from clients.outlines import REGIONS, outline_regions, outline_window
-from clients.triton import OUTPUTS, ClipStream, TritonClient
+from clients.stream import ClipStream
+from clients.triton import TritonClient
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -122,17 +124,16 @@ def test_networks_that_were_not_exported_are_not_offered(tmp_path, ask):
     (repository / "ran_frames" / "1" / "model.onnx").unlink()
     with EmbeddedServer(read_platform(repository, "trt_fp16")) as server:
         listed = ask(verb="networks", url=server.grpc_url).stdout
-        with pytest.raises(ModelMissing, match="does not offer 'ran'; it offers dan, fan; ") as e:
+        with pytest.raises(ModelMissing, match="does not offer 'ran'; it offers dan, fan ") as e:
             TritonClient(server.grpc_url, "ran").__enter__()
-    options = "--model ran --checkpoint <file> --labels <its data set>"
-    assert f"run `videofer export {options}`, and start `videofer serve` again" in str(e.value)
+    assert "(`videofer export`, where it is served, adds others)" in str(e.value)
     assert [line.split(":")[0] for line in listed.splitlines()] == ["dan", "fan"]
 
 
 def test_missing_network_is_told_in_one_line_with_what_there_is_and_what_to_do(ask, sample):
     done = ask(sample, "--model", "poster")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert f"does not offer 'poster'; it offers {', '.join(NETWORKS)}\n" in done.stderr
+    assert f"does not offer 'poster'; it offers {', '.join(NETWORKS)} (" in done.stderr
 
 
 def test_frames_of_equal_weight_are_named_for_what_they_show(ask, sample):

@@ -152,6 +152,7 @@ def test_serving_refuses_a_plan_that_does_not_fit_before_it_starts(
 ):
     repository = tmp_path / "model_repository"
     embedder = repository / "fan_embedder" / "1" / "model.plan"
+    embedder.parent.mkdir(exist_ok=True)
     embedder.write_bytes(plan.read_bytes())
     manifest_path(embedder).write_text(manifest_path(plan).read_text())
     commands = tmp_path / "commands"

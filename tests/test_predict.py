@@ -16,7 +16,7 @@ from conftest import ROOT, ffmpeg
 
 from clients.errors import ServerUnavailable
 from clients.sample import kind_at
-from clients.triton import CHUNKS_IN_FLIGHT, ClipStream
+from clients.stream import CHUNKS_IN_FLIGHT, ClipStream
 from clients.verbs.predict import build_parser
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform

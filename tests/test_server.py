@@ -15,7 +15,8 @@ import tritonclient.grpc as grpcclient
 from conftest import ROOT, copy_repository, faces
 from tritonclient.utils import InferenceServerException
 
-from clients.triton import ClipStream, TritonClient
+from clients.stream import ClipStream
+from clients.triton import TritonClient
 from export.__main__ import export
 from export.checkpoint import LABELS, read_checkpoint
 from export.fan import ClipAnswer

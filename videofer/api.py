@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from clients.offers import Contract
     from clients.result import Result
-    from clients.triton import Contract
     from serving.embedded import EmbeddedServer
 
 URL = "localhost:8001"
@@ -59,7 +59,7 @@ def networks(url: str = URL, *, timeout_s: float = 60.0) -> list[Contract]:
     Raises:
         FerError: where no server answers.
     """
-    from clients.triton import list_networks
+    from clients.offers import list_networks
 
     return list_networks(url, timeout_s)
 

@@ -11,7 +11,7 @@ import json
 
 from base.command import make_parser, run_command
 from clients.errors import ServerMismatch
-from clients.triton import list_networks
+from clients.offers import list_networks
 from clients.verbs.options import add_output_options, add_server_options, log_steps
 
 
