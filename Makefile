@@ -30,7 +30,7 @@ test: exported build/perf_analyzer/.installed $(BINDINGS:%=build/bindings/%/.ins
 lint: .venv/.installed ## Check format, style and types
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -m mypy base benchmarks clients export serving training videofer
+	.venv/bin/python -m mypy base benchmarks clients export networks serving training videofer
 
 lock: ## Resolve pyproject.toml and requirements/*.in into pinned packages
 	for name in project server peers; do $(PYTHON) -m venv --clear build/lock/$$name || exit 1; done

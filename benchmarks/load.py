@@ -102,7 +102,7 @@ def measure(server: Server, analyzer: PerfAnalyzer, out: Path) -> str:
     networks = [
         run(f"network-{contract.model}", Load(contract.model, CLIP))
         for contract in list_networks(server.grpc_url, 60.0)
-        if contract.model != "fan"
+        if contract.model != base[0].load.model
     ]
     base += [run(f"base-{i + 1}", Load(frames=CLIP)) for i in range(REPEATS // 2, REPEATS)]
     draw(out / "concurrency.png", over, "clips in flight", lambda m: m.load.concurrency or 0)

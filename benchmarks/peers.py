@@ -44,8 +44,8 @@ from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns, to_table
 from clients.transport import to_input
 from clients.triton import TritonClient
-from export.checkpoint import Source, build
 from export.exported import recall_or_shipped
+from networks.checkpoint import Source, build
 from serving.__main__ import interrupt
 from serving.embedded import EmbeddedServer
 from serving.platforms import Platform, read_platform
@@ -295,7 +295,7 @@ def our_triton(bench: Bench, platform: str, precision: Precision, model: str) ->
     output = MODELS[model]
 
     def ask(client: TritonClient, clip: np.ndarray) -> np.ndarray:
-        return client.ask(clip).logits if model == "fan" else client.embed(clip)["features"]
+        return client.ask(clip).logits if output == "logits" else client.embed(clip)["features"]
 
     return served([partial(ask, client) for client in clients], bench.clip, precision, output)
 

@@ -1,7 +1,7 @@
 """From a checkpoint to what Triton serves.
 
     checkpoint -> torch module -> fp32 ONNX -----------------------> model_repository/<model>/1/
-    checkpoint.py  fan.py         to_onnx.py -> int8 ONNX (CPU) ---> repository.py
+         networks/                to_onnx.py -> int8 ONNX (CPU) ---> repository.py
                                -> fp16 ONNX  -> int8 ONNX (signed)
                                   to_onnx.py    to_int8.py --------> plans, on a GPU: to_plan.py
 

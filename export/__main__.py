@@ -19,16 +19,16 @@ from pathlib import Path
 
 from base import ROOT
 from base.command import make_parser, run_command
+from base.errors import ExportError
 from base.exported import record_path, write_record
 from export.calibrate import Calibration, ranges_path, read_calibration
-from export.checkpoint import Checkpoint, Source, add_arguments, build, source_of
-from export.errors import ExportError
 from export.exported import is_current, recall_or_shipped, record_of, relative
-from export.networks import NETWORKS, Part
-from export.prior import with_prior
 from export.repository import install_labels, install_model
 from export.to_int8 import to_int8, to_int8_cpu
 from export.to_onnx import Precision, to_onnx
+from networks.checkpoint import Checkpoint, Source, add_arguments, build, source_of
+from networks.entries import NETWORKS, Part
+from networks.prior import with_prior
 
 FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
 INT8_FILENAME = "model_int8.onnx"  # default_model_filename of ort_int8 and openvino_int8

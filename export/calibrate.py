@@ -25,20 +25,19 @@ from onnx import helper
 from tqdm import tqdm
 
 from base.command import make_parser
-from base.errors import FerError
+from base.errors import ExportError, FerError
 from base.files import write_whole
-from export.checkpoint import (
+from export.faces import read_faces
+from export.to_int8 import quantisable_tensors
+from export.to_onnx import to_onnx
+from networks.checkpoint import (
     Checkpoint,
     add_arguments,
     build,
     parameters,
     source_of,
 )
-from export.errors import ExportError
-from export.faces import read_faces
-from export.networks import NETWORKS, Part
-from export.to_int8 import quantisable_tensors
-from export.to_onnx import to_onnx
+from networks.entries import NETWORKS, Part
 
 GRAPH_VERSION = 2  # changes with any code that gives a graph's tensors other names or values
 NUM_FACES = 512
@@ -75,7 +74,7 @@ def quantised_part(checkpoint: Checkpoint) -> Part:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Name what is quantised by a hash: graph, weights, and what is done to pixels."""
     digest = hashlib.sha256(f"{GRAPH_VERSION} {checkpoint.preprocessing}".encode())
-    if checkpoint.network != "fan":  # FAN's variants have one embedder
+    if not NETWORKS[checkpoint.network].pools:  # else variants differ behind the embedder
         digest.update(checkpoint.variant.encode())
     # No classifier's bias moves an activation that is quantised, and a prior moves the biases.
     biases = NETWORKS[checkpoint.network].classifiers

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from base import ROOT
 from base.command import fail, make_parser, run_command
-from export.errors import ExportError
+from base.errors import ExportError
 from export.profiles import Profile
 from export.to_int8 import check_quantisers
 from export.to_plan import build_plan, exported_plans, read_graph

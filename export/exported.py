@@ -10,7 +10,7 @@ from pathlib import Path
 from base import ROOT
 from base.exported import Exported, read_record
 from export.calibrate import ranges_path
-from export.checkpoint import Checkpoint, Source, shipped
+from networks.checkpoint import Checkpoint, Source, shipped
 
 CODE = ("export", "networks")  # rooms whose code makes the graphs
 OPTIONS = ("labels", "color", "variant", "prior")  # of Source, beside its path and network

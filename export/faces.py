@@ -17,8 +17,8 @@ from zipfile import BadZipFile, is_zipfile
 import numpy as np
 from PIL import Image
 
-from export.errors import ExportError
-from export.preprocessing import FRAME_SIZE
+from base.errors import ExportError
+from networks.preprocessing import FRAME_SIZE
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 

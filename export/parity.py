@@ -30,16 +30,15 @@ from tqdm import tqdm
 
 from base import ROOT
 from base.command import make_parser
-from base.errors import FerError
+from base.errors import ExportError, FerError
 from base.provenance import provenance
-from export.checkpoint import Checkpoint, add_arguments, build, source_of
-from export.errors import ExportError
 from export.exported import recall_or_shipped
 from export.faces import Faces, read_faces, to_face
-from export.networks import NETWORKS, Part
-from export.prior import with_prior
 from export.profiles import PLANS, Plan
 from export.to_plan import find_gpu, find_tensorrt, intended, is_current, read_graph
+from networks.checkpoint import Checkpoint, add_arguments, build, source_of
+from networks.entries import NETWORKS, Part
+from networks.prior import with_prior
 
 BATCH = 16
 PACKAGES = ("torch", "onnx", "onnxruntime", "polygraphy")
@@ -341,8 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     title = NETWORKS[checkpoint.network].title
     text = report(rows, faces, source, f"videofer parity{data}{model}", title)
     if args.output and args.output.is_dir():
-        suffix = "" if checkpoint.network == "fan" else f"-{checkpoint.network}"
-        args.output /= f"precision{suffix}.md"
+        args.output /= f"precision-{checkpoint.network}.md"
     if args.output:
         args.output.write_text(text)
     print(text)

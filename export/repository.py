@@ -11,8 +11,8 @@ one that was exported: `serving` offers no other.
 from collections.abc import Collection
 from pathlib import Path
 
+from base.errors import ExportError
 from base.files import write_whole
-from export.errors import ExportError
 
 LABELS_FILE = "labels.txt"  # label_filename in the configs
 

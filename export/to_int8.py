@@ -18,7 +18,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from export.errors import ExportError
+from base.errors import ExportError
 
 Ranges = Mapping[str, tuple[float, float]]  # tensor -> least and greatest value
 

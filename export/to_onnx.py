@@ -5,7 +5,7 @@
     Dan             ->  dan_frames.onnx      frames -> frame_logits (N, C)
     ...
 
-Comes after `export.checkpoint`, before `export.to_int8` and `export.repository`. FP16 is the
+Comes after `networks.checkpoint`, before `export.to_int8` and `export.repository`. FP16 is the
 module traced in half, for TensorRT 11 has no flag for it; what goes in and out keeps its dtype.
 Every file stands alone (no external data) and takes any number of frames. tests/test_parity.py
 holds it to the module.
@@ -26,9 +26,9 @@ from torch import nn
 from torch.export import Dim
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from export.networks import Part
-from export.preprocessing import Normaliser
-from export.resnet import ResNet18
+from networks.entries import Part
+from networks.preprocessing import Normaliser
+from networks.resnet import ResNet18
 
 Precision = Literal["fp32", "fp16"]
 

@@ -20,8 +20,8 @@ from clients.sample import write_sample
 from clients.triton import TritonClient
 from export.__main__ import export
 from export.calibrate import calibrate, ranges_path, read_calibration
-from export.checkpoint import LABELS, Checkpoint, parameters, read_checkpoint
-from export.networks import NETWORKS
+from networks.checkpoint import LABELS, Checkpoint, parameters, read_checkpoint
+from networks.entries import NETWORKS
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 

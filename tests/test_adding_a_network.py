@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import ROOT, copy_repository, faces
 
-import export.networks
 import export.profiles
+import networks.entries
 from clients.triton import TritonClient
 from export.__main__ import export as export_network
 from export.calibrate import calibrate
 from export.check_engines import check_graph
-from export.checkpoint import LABELS, read_checkpoint
 from export.profiles import FRAMES
+from networks.checkpoint import LABELS, read_checkpoint
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
@@ -32,15 +32,15 @@ def block(kind, number=0):
 @pytest.fixture
 def two_layers():
     """The document's module, with its entry made for one test."""
-    room = {**vars(export.networks), "__name__": "two_layers"}
-    for number in (0, 1):  # the module, and its entry in export/networks.py
+    room = {**vars(networks.entries), "__name__": "two_layers"}
+    for number in (0, 1):  # the module, and its entry in networks/entries.py
         exec(compile(block("python", number), "adding-a-network.md", "exec"), room)
     yield room["TwoLayers"]
-    del export.networks.NETWORKS["two_layers"]
+    del networks.entries.NETWORKS["two_layers"]
 
 
 def test_two_layers_go_from_torch_to_a_served_ensemble(tmp_path, two_layers):
-    network = export.networks.NETWORKS["two_layers"]
+    network = networks.entries.NETWORKS["two_layers"]
     module = two_layers(7, network.preprocessing).eval()
     torch.save(module.state_dict(), tmp_path / "two_layers.pth")
     copy_repository(tmp_path / "model_repository")

@@ -9,8 +9,9 @@ import torch
 from conftest import ROOT, random_checkpoint
 from safetensors.torch import save_file
 
+from base.errors import CheckpointError, ExportError
 from export.__main__ import export
-from export.checkpoint import (
+from networks.checkpoint import (
     LABELS,
     Source,
     build,
@@ -19,9 +20,8 @@ from export.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from export.errors import CheckpointError, ExportError
-from export.preprocessing import LUMA, SIZES, Normaliser, Preprocessing, cells_of
-from export.resnet import ResNet18
+from networks.preprocessing import LUMA, SIZES, Normaliser, Preprocessing, cells_of
+from networks.resnet import ResNet18
 
 WEIGHTS = ROOT / "weights"
 

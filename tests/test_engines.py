@@ -18,10 +18,9 @@ import tensorrt_rtx
 from conftest import ROOT
 from onnx import TensorProto, helper, numpy_helper
 
+from base.errors import ExportError, FerError
 from export import to_plan
 from export.check_engines import check_graph
-from base.errors import FerError
-from export.errors import ExportError
 from export.profiles import FEATURES, FRAMES, PLANS, Profile, Span
 from export.to_plan import Gpu, make_plans, manifest_path, only_builder
 from serving.platforms import read_config

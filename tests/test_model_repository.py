@@ -11,7 +11,7 @@ from conftest import ROOT, copy_repository, offer
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.networks import NETWORKS
+from networks.entries import NETWORKS
 from serving import ServingError
 from serving.platforms import platform_names, read_config, read_platform
 
@@ -164,8 +164,19 @@ def imported(path):
 @pytest.mark.parametrize(
     ("room", "foreign"),
     [
-        ("clients", {"torch", "tensorrt", "export", "serving", "training", "benchmarks"}),
-        ("serving", {"torch", "onnx", "cv2", "export", "clients", "training", "benchmarks"}),
+        (
+            "clients",
+            {"torch", "tensorrt", "networks", "export", "serving", "training", "benchmarks"},
+        ),
+        (
+            "serving",
+            {"torch", "onnx", "cv2", "networks", "export", "clients", "training", "benchmarks"},
+        ),
+        (
+            "networks",
+            {"tritonclient", "cv2", "onnx", "onnxruntime", "tensorrt", "export", "clients"}
+            | {"serving", "training", "benchmarks"},
+        ),
         ("export", {"tritonclient", "cv2", "clients", "serving", "training", "benchmarks"}),
         ("training", {"tritonclient", "cv2", "serving", "onnx", "onnxruntime", "tensorrt"}),
     ],

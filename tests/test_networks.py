@@ -15,18 +15,18 @@ from conftest import OTHERS, copy_repository, faces, random_checkpoint
 from onnx_graph import Graph
 from PIL import Image
 
+from base.errors import CheckpointError
 from base.exported import read_record
 from clients.outlines import REGIONS_OF
 from clients.triton import TritonClient
 from export.__main__ import export, main
 from export.calibrate import quantised_part
-from export.checkpoint import LABELS, build, read_checkpoint, read_embedder, write_checkpoint
-from export.deep_emotion import SPARED, DeepEmotion
-from export.errors import CheckpointError
-from export.networks import NETWORKS
-from export.preprocessing import FRAME_SIZE, SIZES, Normaliser, Preprocessing, cells_of
-from export.ran import BOXES, VARIANTS
 from export.to_onnx import fold_batch_norms, to_onnx
+from networks.checkpoint import LABELS, build, read_checkpoint, read_embedder, write_checkpoint
+from networks.deep_emotion import SPARED, DeepEmotion
+from networks.entries import NETWORKS
+from networks.preprocessing import FRAME_SIZE, SIZES, Normaliser, Preprocessing, cells_of
+from networks.ran import BOXES, VARIANTS
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 

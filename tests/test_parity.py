@@ -17,10 +17,10 @@ from conftest import copy_repository, faces, random_checkpoint
 
 from export import parity
 from export.__main__ import export
-from export.checkpoint import LABELS, build, read_checkpoint
-from export.fan import ClipAnswer
-from export.preprocessing import Preprocessing
 from export.to_onnx import fold_batch_norms, to_onnx
+from networks.checkpoint import LABELS, build, read_checkpoint
+from networks.fan import ClipAnswer
+from networks.preprocessing import Preprocessing
 
 OUTPUTS = list(ClipAnswer._fields)
 # ResNet-18 in float32, its sums in another order: 1e-4 of the greatest feature is seen, rarely.

@@ -15,7 +15,7 @@ from benchmarks.peer_servers import processes
 from benchmarks.peer_servers.embedder import Embedder
 from benchmarks.peer_servers.processes import PeerError
 from benchmarks.peers import Bench, Contender
-from export.checkpoint import Source
+from networks.checkpoint import Source
 
 COMPILED = "PyTorch compiled, FP32"
 PEERS_ARE_SET_UP = (processes.ENVIRONMENT / ".installed").is_file()

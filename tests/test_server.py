@@ -18,8 +18,8 @@ from tritonclient.utils import InferenceServerException
 from clients.stream import ClipStream
 from clients.triton import TritonClient
 from export.__main__ import export
-from export.checkpoint import LABELS, read_checkpoint
-from export.fan import ClipAnswer
+from networks.checkpoint import LABELS, read_checkpoint
+from networks.fan import ClipAnswer
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 

@@ -15,7 +15,9 @@ from PIL import Image
 import training.attention
 import training.loop
 import training.options
-from export.checkpoint import (
+from base.errors import CheckpointError, ExportError
+from export.faces import to_face
+from networks.checkpoint import (
     LABELS,
     Embedder,
     build,
@@ -24,9 +26,7 @@ from export.checkpoint import (
     read_embedder,
     write_checkpoint,
 )
-from export.errors import CheckpointError, ExportError
-from export.faces import to_face
-from export.preprocessing import SIZES, Preprocessing
+from networks.preprocessing import SIZES, Preprocessing
 from training import TrainingError, clips, crossval, evaluate, measure, run, stills
 from training.__main__ import main
 from training.attention import TEMPERATURE, Embedded, round_weights, scale_logits

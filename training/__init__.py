@@ -10,7 +10,7 @@
 on from its last saved step to the same weights.
 """
 
-from export.errors import ExportError
+from base.errors import ExportError
 
 
 class TrainingError(ExportError):

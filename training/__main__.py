@@ -12,15 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from base.command import make_parser
-from export.checkpoint import read_checkpoint, write_checkpoint
-from export.prior import with_prior
+from networks.checkpoint import read_checkpoint, write_checkpoint
+from networks.entries import NETWORKS
+from networks.prior import with_prior
 from training.data import read_dataset
 from training.loop import choose_device
 from training.options import add_training, phases, read_options, read_training, run_command
-from training.run import STILL_NETWORKS, train, train_network
-
-# Stage one's by default.
-PHASES = {"fan": "64x10,96x14,112x6", "dan": "96x8,112x4", "deep_emotion": "48x60"}
+from training.run import train, train_network
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--model",
         default="fan",
-        choices=["fan", *STILL_NETWORKS],
+        choices=[name for name, network in NETWORKS.items() if network.trainer],
         help="network to train (default: %(default)s)",
     )
     parser.add_argument(
@@ -44,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     add_training(parser, "build/training", "fer2013", None, 1.0)
     args = parser.parse_args(argv)
     if args.phases is None:
-        args.phases = phases(PHASES[args.model])
+        args.phases = phases(NETWORKS[args.model].recipe.phases)
 
     def command() -> None:
         device = choose_device(args.device)
@@ -55,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         validation = None
         if args.validation:
             validation = read_dataset(args.validation, args.labels, "PublicTest").to(device)
-        if args.model == "fan":
+        if NETWORKS[args.model].trainer == "clips":
             checkpoint = train(data, validation, options)
         else:
             checkpoint = train_network(args.model, data, validation, options)

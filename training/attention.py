@@ -27,8 +27,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from export.resnet import ResNet18
 from export.to_int8 import INT8_MAX
+from networks.resnet import ResNet18
 from training.clips import RELATION_SHARE, SELF_SHARE, ClipClassifier
 from training.loop import Fit, Recipe, autocast, generator
 from training.spoil import CLEAR, Clips

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from export.checkpoint import Embedder, is_counter
-from export.fan import FrameAttention
-from export.resnet import NUM_FEATURES, ResNet18
+from networks.checkpoint import Embedder, is_counter
+from networks.fan import FrameAttention
+from networks.resnet import NUM_FEATURES, ResNet18
 from training.loop import Fit, Recipe, autocast, generator, seed_dropout
 from training.spoil import CLEAR, Clips
 from training.stills import load_embedder
@@ -68,7 +68,7 @@ class Scores(NamedTuple):
 class ClipClassifier(nn.Module):
     """FAN over batches of clips, with the paper's dropout.
 
-    `pool` is export.fan's formula for many clips at once; tests hold the two equal.
+    `pool` is networks.fan's formula for many clips at once; tests hold the two equal.
 
     Args:
         keep_statistics: BatchNorm's, of the embedder it starts from. Half of the frames of clips

@@ -19,8 +19,8 @@ from torch import Tensor
 from base.command import make_parser
 from base.files import write_whole
 from base.provenance import provenance
-from export.checkpoint import Checkpoint
-from export.prior import with_prior
+from networks.checkpoint import Checkpoint
+from networks.prior import with_prior
 from training.data import Dataset, folds_by_subject
 from training.evaluate import draw_confusion
 from training.loop import choose_device

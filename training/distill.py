@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from export.checkpoint import Checkpoint
+from networks.checkpoint import Checkpoint
 from training import TrainingError
 from training.data import Dataset
 from training.measure import score_dataset

@@ -23,7 +23,7 @@ from torch import Tensor
 from base.command import make_parser
 from base.files import write_whole
 from base.provenance import provenance
-from export.checkpoint import (
+from networks.checkpoint import (
     Checkpoint,
     Embedder,
     add_arguments,
@@ -31,7 +31,8 @@ from export.checkpoint import (
     read_embedder,
     source_of,
 )
-from export.prior import with_prior, words_of
+from networks.entries import NETWORKS
+from networks.prior import with_prior, words_of
 from training import TrainingError
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset, read_dataset
@@ -141,7 +142,7 @@ def evaluate(
         )
         for truth in truths_of(data)
     ]
-    if checkpoint.network != "fan":
+    if not NETWORKS[checkpoint.network].pools:
         if lengths or embedder is not None:
             raise TrainingError(
                 "--lengths and --embedder are of FAN's clips; "

@@ -23,10 +23,10 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from base.errors import CheckpointError
 from base.files import write_whole
 from base.provenance import provenance
-from export.checkpoint import load_torch
-from export.errors import CheckpointError
+from networks.checkpoint import load_torch
 from training import TrainingError
 
 logger = logging.getLogger(__name__)

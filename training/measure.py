@@ -17,9 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from export.checkpoint import Checkpoint
-from export.checkpoint import build as build_served
-from export.preprocessing import FRAME_SIZE, LUMA, cells_of
+from networks.checkpoint import Checkpoint
+from networks.checkpoint import build as build_served
+from networks.entries import NETWORKS
+from networks.preprocessing import FRAME_SIZE, LUMA, cells_of
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset
 from training.loop import generator, place
@@ -377,7 +378,7 @@ def to_wire(frames: Tensor) -> Tensor:
 
 def score_dataset(checkpoint: Checkpoint, data: Dataset) -> dict[str, Tensor]:
     """Score stills as clips of one frame, and clips whole: each system's (N, C) probabilities."""
-    if checkpoint.network != "fan":
+    if not NETWORKS[checkpoint.network].pools:
         return {SYSTEMS[0]: score_frames(checkpoint, data)}
     model = build(checkpoint, data.frames.device)
     if data.is_stills:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from base.errors import FerError
-from export.checkpoint import parse_labels, read_embedder
-from export.preprocessing import SIZES
+from networks.checkpoint import parse_labels, read_embedder
+from networks.preprocessing import SIZES
 from training import TrainingError
 from training.data import Dataset, read_dataset
 from training.run import Options

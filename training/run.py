@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from export.checkpoint import Checkpoint, Embedder, embedder_weights, is_counter, load_state
-from export.dan import Dan
-from export.deep_emotion import SIZE, DeepEmotion
-from export.networks import NETWORKS
-from export.preprocessing import Preprocessing
-from export.prior import with_prior
+from networks.checkpoint import Checkpoint, Embedder, embedder_weights, is_counter, load_state
+from networks.entries import NETWORKS
+from networks.preprocessing import Preprocessing
+from networks.prior import with_prior
 from training import TrainingError, clips, stills
 from training.attention import EMBED_BATCH, round_weights, train_attention
 from training.augment import Variation, blend, vary
@@ -33,13 +32,11 @@ from training.stills import Phase, StillClassifier, StillNetwork, StillsRecipe, 
 
 logger = logging.getLogger(__name__)
 
-STILL_NETWORKS = ("dan", "deep_emotion")  # those that train_network trains
 FRAMES_PER_CLIP = 3  # one of each third of a real clip, as the paper trains
 # Of a clip made of a still there are as many as wanted. From three frames, beta hardly learns to
 # tell a face by the others: on frozen features six brought its AUC from 0.94 to 0.97.
 FRAMES_PER_MADE_CLIP = 6
 COMMON = 0.1  # the share from which on stage one shows an emotion's pictures once an epoch
-DEEP_EMOTION_RATE = 0.002  # Adam's learning rate
 HEADS_FIRST = 0.25  # of the steps on real clips, behind an embedder that is trained already
 
 EachEpoch = Callable[[int, Checkpoint], dict[str, float]]
@@ -138,38 +135,40 @@ def train_stills(data: Dataset, validation: Dataset | None, options: Options) ->
 def train_network(
     name: str, data: Dataset, validation: Dataset | None, options: Options
 ) -> Checkpoint:
-    """Train a network that looks at single frames; DAN from the embedder in `options`, if any.
+    """Train a network that looks at single frames; from the embedder in `options`, if it has one.
 
     Args:
-        name: one of STILL_NETWORKS.
+        name: of a network whose trainer is "stills".
 
     Raises:
         TrainingError: for options that the network has no use for.
     """
     if not options.phases:
         raise TrainingError(f"--phases is empty: nothing would be trained of {name}")
-    if name == "deep_emotion":
-        if options.initial is not None:
-            raise TrainingError("--init is a ResNet-18; Deep-Emotion has none")
-        if any(phase.size != SIZE for phase in options.phases):
+    entry = NETWORKS[name]
+    if len(entry.sizes) == 1:
+        (size,) = entry.sizes
+        if any(phase.size != size for phase in options.phases):
             raise TrainingError(
-                f"--phases {', '.join(str(p.size) for p in options.phases)} pixels: Deep-Emotion "
-                f"sees {SIZE} and nothing else; expected {SIZE}x<epochs>"
+                f"--phases {', '.join(str(p.size) for p in options.phases)} pixels: {entry.title} "
+                f"sees {size} and nothing else; expected {size}x<epochs>"
             )
-        rate = options.learning_rate or DEEP_EMOTION_RATE
-        options = replace(options, size=SIZE, learning_rate=rate)
+        options = replace(options, size=size)
+    rate = options.learning_rate or entry.recipe.learning_rate
+    options = replace(options, learning_rate=rate)
     torch.manual_seed(options.seed)
     recipe = recipe_of(data, options)
-    network: Dan | DeepEmotion
-    if name == "deep_emotion":
-        # Adam as its paper does: with SGD it named 30 % right after six epochs. No weight decays:
-        # the network is too small to learn its pictures by heart.
+    if entry.recipe.adam:
         recipe = replace(recipe, adam=True, weight_decay=0.0)
-        network = DeepEmotion(len(data.label_names), NETWORKS[name].preprocessing)
-    else:
-        network = Dan(len(data.label_names), preprocessing_of(data, options))
-        if options.initial is not None:
-            load_state(network.backbone, embedder_weights(options.initial.state))
+    preprocessing = preprocessing_of(data, options)
+    if len(entry.sizes) == 1:
+        preprocessing = entry.preprocessing
+    parts = entry.parts(len(data.label_names), entry.variants[0], preprocessing)
+    network: Any = parts[0].module
+    if options.initial is not None:
+        if not hasattr(network, "backbone"):
+            raise TrainingError(f"--init is a ResNet-18; {entry.title} has none")
+        load_state(network.backbone, embedder_weights(options.initial.state))
     weights = fit_stills(StillNetwork(network), data, validation, options, name, recipe)
     renamed = {
         k.removeprefix("network.").removeprefix("backbone."): v.float().cpu()
@@ -180,7 +179,7 @@ def train_network(
     checkpoint = Checkpoint(
         renamed,
         data.label_names,
-        network.normaliser.preprocessing,
+        preprocessing,
         notes=notes,
         network=name,
         natural=natural_of(data, options),

@@ -19,10 +19,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from base.files import write_whole
-from export.checkpoint import Embedder, embedder_weights, is_counter, load_state
-from export.dan import Dan
-from export.deep_emotion import DeepEmotion
-from export.resnet import NUM_FEATURES, BasicBlock, ResNet18
+from networks.checkpoint import Embedder, embedder_weights, is_counter, load_state
+from networks.dan import Dan
+from networks.deep_emotion import DeepEmotion
+from networks.resnet import NUM_FEATURES, BasicBlock, ResNet18
 from training.augment import Variation, mix_up, vary
 from training.loop import Fit, Recipe, autocast, epoch_of, generator, seed_dropout
 

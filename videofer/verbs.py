@@ -86,7 +86,7 @@ VERBS: Mapping[str, Verb] = {
     "bench quick": Verb(module="benchmarks.quick", help="two minutes: ratios now and before"),
 }
 GROUPS = {name.split()[0] for name in VERBS if " " in name}
-OURS = {verb.module.split(".")[0] for verb in VERBS.values()}
+OURS = {"base", "networks", *(verb.module.split(".")[0] for verb in VERBS.values())}
 
 
 def run(*arguments: object) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnx
 
+from base.errors import ExportError
 from base.files import write_whole
-from export.errors import ExportError
 from serving.platforms import DEFAULT, Platform
 
 MODEL = "naive_embedder"

@@ -12,9 +12,9 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from export.checkpoint import Checkpoint
-from export.errors import CheckpointError
-from export.networks import NETWORKS
+from base.errors import CheckpointError
+from networks.checkpoint import Checkpoint
+from networks.entries import NETWORKS
 
 PRIORS = ("even", "natural")  # or a file of shares
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from export.preprocessing import Normaliser, Preprocessing
-from export.resnet import NUM_FEATURES, ResNet18
+from networks.preprocessing import Normaliser, Preprocessing
+from networks.resnet import NUM_FEATURES, ResNet18
 
 NUM_HEADS = 4
 INNER_CHANNELS = 256  # of the spatial attention

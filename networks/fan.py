@@ -3,7 +3,7 @@
     frames (N, 224, 224, 3) uint8  ->  FrameEmbedder   ->  features (N, 512)
     features (N, 512)              ->  FrameAttention  ->  logits, probabilities, weights, ...
 
-`export.checkpoint` fills them with weights; `export.to_onnx` traces them. Their tensors' names
+`networks.checkpoint` fills them with weights; `export.to_onnx` traces them. Their tensors' names
 are those of model_repository/fan_embedder/config.pbtxt and fan_attention/config.pbtxt.
 
 Source: Meng et al., "Frame Attention Networks for Facial Expression Recognition in Videos",
@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from export.preprocessing import Normaliser, Preprocessing
-from export.resnet import NUM_FEATURES, ResNet18
+from networks.preprocessing import Normaliser, Preprocessing
+from networks.resnet import NUM_FEATURES, ResNet18
 
 Variant = Literal["relation", "self"]  # full FAN, or its first stage alone
 
@@ -42,7 +42,7 @@ class FrameEmbedder(nn.Module):
 
 
 class FrameClassifier(nn.Module):
-    """Classify every frame on its own: the paper's baseline, pooled by `export.score_fusion`."""
+    """Classify every frame on its own: the paper's baseline, pooled by `networks.score_fusion`."""
 
     def __init__(self, num_classes: int = 7) -> None:
         super().__init__()

@@ -2,25 +2,25 @@
 
     Network  ->  parts()  ->  Part, Part, ...   one ONNX file and one model_repository/ folder each
 
-`export.checkpoint` fills the parts with weights, `export.to_onnx` traces them. To add a network is
-to write its module, an entry here, its plans in `export.profiles`, and its folders of configs:
+`networks.checkpoint` fills the parts with weights, `export.to_onnx` traces them. To add a network
+is to write its module, an entry here, its plans in `export.profiles`, and its folders of configs:
 docs/adding-a-network.md.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 from torch import nn
 
-from export.dan import Dan, DanAnswer
-from export.dan import rename as rename_dan
-from export.deep_emotion import SIZE, SPARED, DeepEmotion, DeepEmotionAnswer
-from export.fan import ClipAnswer, FrameAttention, FrameClassifier, FrameEmbedder, Variant
-from export.preprocessing import FRAME_SIZE, SIZES, Color, Preprocessing
-from export.ran import VARIANTS, Ran, RanAnswer
-from export.resnet import NUM_FEATURES
-from export.score_fusion import FusedScores, ScoreFusion
+from networks.dan import Dan, DanAnswer
+from networks.dan import rename as rename_dan
+from networks.deep_emotion import SIZE, SPARED, DeepEmotion, DeepEmotionAnswer
+from networks.fan import ClipAnswer, FrameAttention, FrameClassifier, FrameEmbedder, Variant
+from networks.preprocessing import FRAME_SIZE, SIZES, Color, Preprocessing
+from networks.ran import VARIANTS, Ran, RanAnswer
+from networks.resnet import NUM_FEATURES
+from networks.score_fusion import FusedScores, ScoreFusion
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 FRAME = (FRAME_SIZE, FRAME_SIZE, 3)
@@ -63,6 +63,21 @@ class Part:
 Parts = Callable[[int, str, Preprocessing], tuple[Part, ...]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network learns from stills, where that is its own.
+
+    Args:
+        phases: <pixels>x<epochs>,... by default.
+        adam: the optimiser, rather than SGD; without decay of weights.
+        learning_rate: by default; None for SGD's usual one.
+    """
+
+    phases: str = ""
+    adam: bool = False
+    learning_rate: float | None = None
+
+
 @dataclass(frozen=True)
 class Network:
     """One of the networks.
@@ -79,6 +94,9 @@ class Network:
         sizes: that it can see, in pixels of a side.
         colors: that it can see.
         rename: a parameter's name in the authors' files -> ours.
+        pools: whether it weighs a clip's frames itself; else `score_fusion` counts them alike.
+        trainer: "clips": on stills, then on clips; "stills": on those alone; "" where none is.
+        recipe: how stage one learns.
     """
 
     name: str
@@ -92,6 +110,9 @@ class Network:
     sizes: tuple[int, ...] = SIZES
     colors: tuple[Color, ...] = ("rgb", "gray")
     rename: Callable[[str], str] = str
+    pools: bool = False
+    trainer: Literal["", "stills", "clips"] = ""
+    recipe: Recipe = Recipe()
 
 
 def fusion() -> Part:
@@ -169,6 +190,9 @@ NETWORKS: dict[str, Network] = {
             },
             num_classes=7,
             variants=("relation", "self"),
+            pools=True,
+            trainer="clips",
+            recipe=Recipe(phases="64x10,96x14,112x6"),
         ),
         Network(
             "dan",
@@ -178,6 +202,8 @@ NETWORKS: dict[str, Network] = {
             {"dan": ("dan_frames", "score_fusion")},
             preprocessing=IMAGENET,
             rename=rename_dan,
+            trainer="stills",
+            recipe=Recipe(phases="96x8,112x4"),
         ),
         Network(
             "ran",
@@ -197,6 +223,10 @@ NETWORKS: dict[str, Network] = {
             preprocessing=Preprocessing("gray", (0.5,) * 3, (0.5,) * 3, SIZE),
             sizes=(SIZE,),
             colors=("gray",),
+            trainer="stills",
+            # Adam as its paper does: with SGD it named 30 % right after six epochs. No weight
+            # decays: the network is too small to learn its pictures by heart.
+            recipe=Recipe(phases="48x60", adam=True, learning_rate=0.002),
         ),
     )
 }

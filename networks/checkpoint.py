@@ -8,7 +8,7 @@
 The authors' files name neither their labels nor their preprocessing, so the caller does.
 Convert one once, and the file carries what it needs from then on:
 
-    python -m export.checkpoint fan.pth.tar weights/fan.safetensors --labels fer2013 --color gray
+    python -m networks.checkpoint fan.pth.tar weights/fan.safetensors --labels fer2013 --color gray
 """
 
 import argparse
@@ -27,11 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from base import ROOT
-from base.errors import FerError
-from export.errors import CheckpointError
-from export.networks import NETWORKS, Network, Part
-from export.preprocessing import Color, Preprocessing
-from export.resnet import NUM_FEATURES, ResNet18
+from base.errors import CheckpointError, FerError
+from networks.entries import NETWORKS, Network, Part
+from networks.preprocessing import Color, Preprocessing
+from networks.resnet import NUM_FEATURES, ResNet18
 
 # The order in which each data set's authors, or those of its networks, number their emotions.
 LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -70,8 +69,8 @@ class Checkpoint:
         notes: free text about the weights' origin, name to text.
         network: a name in NETWORKS.
         natural: the labels' shares in what the weights learnt from, where they are kept apart from
-            them (`export.prior`); empty where the weights know them.
-        prior: what `export.prior` adds by default: "even" or "natural".
+            them (`networks.prior`); empty where the weights know them.
+        prior: what `networks.prior` adds by default: "even" or "natural".
     """
 
     state: Mapping[str, Tensor]
@@ -590,7 +589,7 @@ def main(argv: list[str] | None = None) -> int:
         notes = {**checkpoint.notes, **dict(args.note)}
         write_checkpoint(replace(checkpoint, notes=notes), args.target)
     except FerError as error:
-        print(f"export.checkpoint: {error}", file=sys.stderr)
+        print(f"networks.checkpoint: {error}", file=sys.stderr)
         return 1
     print(args.target)
     return 0

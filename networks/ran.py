@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from export.preprocessing import FRAME_SIZE, Normaliser, Preprocessing
-from export.resnet import NUM_FEATURES, ResNet18
+from networks.preprocessing import FRAME_SIZE, Normaliser, Preprocessing
+from networks.resnet import NUM_FEATURES, ResNet18
 
 # Left, top, right and bottom, as shares of the face; the whole face comes last.
 BOXES = (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from export.preprocessing import Normaliser, Preprocessing
+from networks.preprocessing import Normaliser, Preprocessing
 
 SIZE = 48  # pixels of a side, gray
 NUM_CHANNELS = 10
