@@ -31,22 +31,20 @@ from typing import Literal, Self
 import numpy as np
 import onnxruntime
 import torch
-from tritonclient.utils import InferenceServerException
 
 from base import ROOT
-from base.command import make_parser, number
-from base.errors import FerError
+from base.command import make_parser, number, run_command
 from benchmarks.peer_servers import naive
 from benchmarks.peer_servers.clients import HttpClient, SharedMemoryClient
 from benchmarks.peer_servers.embedder import Embedder
 from benchmarks.peer_servers.processes import LOGS, PeerError, PeerServer, PeerWorker
-from benchmarks.results import results_folder, write_report
+from benchmarks.results import refusals_told, results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns, to_table
 from clients.transport import to_input
 from clients.triton import TritonClient
 from export.exported import recall_or_shipped
 from networks.checkpoint import Source, build
-from serving.__main__ import interrupt
+from serving.command import interrupt
 from serving.embedded import EmbeddedServer
 from serving.platforms import Platform, read_platform
 
@@ -62,7 +60,6 @@ BATCHES = (1, 4, 8, 16, 32)
 LEAST_AGREEMENT = {"FP32": 0.9999, "INT8": 0.99}
 PACKAGES = ("torch", "onnxruntime", "tritonclient")
 PEER_PACKAGES = ("fastapi", "litserve", "onnxruntime", "openvino", "uvicorn")
-INTERRUPTED = 130  # what a shell says of a command ended by Ctrl-C
 
 Precision = Literal["FP32", "INT8"]
 Output = Literal["features", "logits"]
@@ -498,18 +495,9 @@ def main(argv: list[str] | None = None) -> int:
     # SIGINT too: a script's `&` starts its commands with Ctrl-C ignored.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
-    try:
-        print(run(names, args.rounds, args.out or results_folder(args.host)), end="")
-    except (FerError, OSError) as error:
-        print(f"peers: {error}", file=sys.stderr)
-        return 1
-    except InferenceServerException as error:
-        print(f"peers: Triton refused: {error.message()}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
 
+    def command() -> None:
+        with refusals_told():
+            print(run(names, args.rounds, args.out or results_folder(args.host)), end="")
 
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command("peers", command)

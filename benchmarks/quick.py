@@ -8,19 +8,15 @@ to be compared. Writes quick.json into benchmarks/results/.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tritonclient.utils import InferenceServerException
-
-from base.command import make_parser, number
-from base.errors import FerError
+from base.command import make_parser, number, run_command
 from base.files import write_whole
 from base.provenance import provenance
 from benchmarks.peer_servers.processes import PeerError
 from benchmarks.peers import IN_PROCESS_FP32, PACKAGES, Bench, start
-from benchmarks.results import RESULTS, results_folder
+from benchmarks.results import RESULTS, refusals_told, results_folder
 from benchmarks.turns import ratio, take_turns, to_table
 
 BASE = "ONNX Runtime, INT8, batches of 16"
@@ -88,18 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", help="what to call this machine (default: its name)")
     parser.add_argument("--out", type=Path, help="folder to write (default: in benchmarks/results)")
     args = parser.parse_args(argv)
-    try:
-        print(run(args.rounds, args.against or newest(), args.out or results_folder(args.host)))
-    except (FerError, OSError) as error:
-        print(f"quick: {error}", file=sys.stderr)
-        return 1
-    except InferenceServerException as error:
-        print(f"quick: Triton refused: {error.message()}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
 
+    def command() -> None:
+        with refusals_told():
+            print(run(args.rounds, args.against or newest(), args.out or results_folder(args.host)))
 
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command("quick", command)

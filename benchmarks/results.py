@@ -4,11 +4,16 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tritonclient.utils import InferenceServerException
 
 from base import ROOT
 from base.files import write_whole
 from base.provenance import provenance
+from serving import ServingError
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -23,6 +28,15 @@ def results_folder(host: str | None = None) -> Path:
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     name = re.sub(r"[^\w.-]", "_", host or platform.node())
     return RESULTS / f"{time.strftime('%Y-%m-%d')}-{commit or 'unknown'}-{name}"
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Tell a refusal of Triton's as one of the errors that a command ends with."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise ServingError(f"Triton refused: {error.message()}") from error
 
 
 def write_report(path: Path, title: str, sections: list[str], *packages: str) -> str:

@@ -24,8 +24,8 @@ import onnxruntime
 from onnx import helper
 from tqdm import tqdm
 
-from base.command import make_parser
-from base.errors import ExportError, FerError
+from base.command import make_parser, run_command
+from base.errors import ExportError
 from base.files import write_whole
 from export.faces import read_faces
 from export.to_int8 import quantisable_tensors
@@ -186,26 +186,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(args: argparse.Namespace) -> None:
+    """Measure the ranges of a checkpoint, write them beside it."""
+    source = source_of(args)
+    checkpoint = source.read()
+    faces = read_faces(args.faces, checkpoint.labels, args.num_faces)
+    words = args.note or args.faces.name
+    calibration = calibrate(checkpoint, faces.images, words, args.percentile)
+    target = ranges_path(source.path)
+    replaced = target.exists()
+    write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
+    print(f"{target}: of {len(faces.images)} faces{', in place of what was there' * replaced}")
+    print(f"`{source.to_command('export')}` builds INT8 from it")
+
+
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not 0 < args.percentile <= 100 or args.num_faces < 1:
         build_parser().error("expected --percentile in (0, 100] and --num-faces of at least 1")
-    try:
-        source = source_of(args)
-        checkpoint = source.read()
-        faces = read_faces(args.faces, checkpoint.labels, args.num_faces)
-        words = args.note or args.faces.name
-        calibration = calibrate(checkpoint, faces.images, words, args.percentile)
-        target = ranges_path(source.path)
-        replaced = target.exists()
-        write_whole(target, (json.dumps(asdict(calibration), indent=1) + "\n").encode())
-    except FerError as error:
-        print(f"calibrate: {error}", file=sys.stderr)
-        return 1
-    print(f"{target}: of {len(faces.images)} faces{', in place of what was there' * replaced}")
-    print(f"`{source.to_command('export')}` builds INT8 from it")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command("calibrate", lambda: run(args))

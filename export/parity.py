@@ -29,8 +29,8 @@ from skimage.data import lfw_subset
 from tqdm import tqdm
 
 from base import ROOT
-from base.command import make_parser
-from base.errors import ExportError, FerError
+from base.command import make_parser, run_command
+from base.errors import ExportError
 from base.provenance import provenance
 from export.exported import recall_or_shipped
 from export.faces import Faces, read_faces, to_face
@@ -318,6 +318,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     G_LOGGER.module_severity = G_LOGGER.ERROR
+    return run_command("parity", lambda: run_parity(args))
+
+
+def run_parity(args: argparse.Namespace) -> None:
+    """Compare, print the report, write it."""
     try:
         last = None if args.checkpoint else recall_or_shipped(args.model or "fan", args.repository)
         if last and (args.labels or args.color or args.variant or args.prior):
@@ -331,9 +336,8 @@ def main(argv: list[str] | None = None) -> int:
         with ExitStack() as stack:
             rungs = open_rungs(checkpoint, args.build, stack)
             rows = compare(rungs + open_plans(checkpoint, stack), faces)
-    except (FerError, OSError, PolygraphyException) as error:
-        print(f"parity: {error}", file=sys.stderr)
-        return 1
+    except PolygraphyException as error:
+        raise ExportError(str(error)) from error
     model = f" --model {args.model}" if args.model else ""
     model += f" --checkpoint {args.checkpoint.name}" if args.checkpoint else ""
     data = f" {args.faces.name}" if args.faces else ""
@@ -344,8 +348,3 @@ def main(argv: list[str] | None = None) -> int:
     if args.output:
         args.output.write_text(text)
     print(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

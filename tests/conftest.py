@@ -18,8 +18,8 @@ import pytest
 from base.exported import Exported, write_record
 from clients.sample import write_sample
 from clients.triton import TritonClient
-from export.__main__ import export
 from export.calibrate import calibrate, ranges_path, read_calibration
+from export.command import export
 from networks.checkpoint import LABELS, Checkpoint, parameters, read_checkpoint
 from networks.entries import NETWORKS
 from serving.embedded import EmbeddedServer

@@ -13,9 +13,9 @@ from conftest import ROOT, copy_repository, faces
 import export.profiles
 import networks.entries
 from clients.triton import TritonClient
-from export.__main__ import export as export_network
 from export.calibrate import calibrate
 from export.check_engines import check_graph
+from export.command import export as export_network
 from export.profiles import FRAMES
 from networks.checkpoint import LABELS, read_checkpoint
 from serving.embedded import EmbeddedServer

@@ -10,7 +10,7 @@ from conftest import ROOT, random_checkpoint
 from safetensors.torch import save_file
 
 from base.errors import CheckpointError, ExportError
-from export.__main__ import export
+from export.command import export
 from networks.checkpoint import (
     LABELS,
     Source,

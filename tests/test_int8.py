@@ -10,9 +10,9 @@ from onnx_graph import Graph
 from PIL import Image
 
 from base.errors import ExportError
-from export.__main__ import export
-from export.__main__ import main as export_command
 from export.calibrate import fingerprint, main, ranges_path, read_calibration
+from export.command import export
+from export.command import main as export_command
 from export.faces import read_faces
 from export.to_int8 import to_int8
 from networks.checkpoint import write_checkpoint

@@ -19,8 +19,8 @@ from base.errors import CheckpointError
 from base.exported import read_record
 from clients.outlines import REGIONS_OF
 from clients.triton import TritonClient
-from export.__main__ import export, main
 from export.calibrate import quantised_part
+from export.command import export, main
 from export.to_onnx import fold_batch_norms, to_onnx
 from networks.checkpoint import LABELS, build, read_checkpoint, read_embedder, write_checkpoint
 from networks.deep_emotion import SPARED, DeepEmotion

@@ -16,7 +16,7 @@ import torch
 from conftest import copy_repository, faces, random_checkpoint
 
 from export import parity
-from export.__main__ import export
+from export.command import export
 from export.to_onnx import fold_batch_norms, to_onnx
 from networks.checkpoint import LABELS, build, read_checkpoint
 from networks.fan import ClipAnswer

@@ -10,7 +10,7 @@ from conftest import ROOT, copy_repository
 from export.profiles import PLANS
 from export.to_plan import Gpu, find_gpu, make_plan, manifest_path
 from serving import ServingError
-from serving.__main__ import main
+from serving.command import main
 from serving.plans import Host, check_plan, find_host
 
 HERE = Host(".".join(tensorrt_rtx.__version__.split(".")[:3]), "NVIDIA H200", "9.0")

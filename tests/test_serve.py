@@ -10,8 +10,8 @@ from conftest import ROOT, copy_repository, offer
 
 import serving.container
 from serving import ServingError
-from serving.__main__ import main
 from serving.choose import choose_platform
+from serving.command import main
 from serving.container import docker_command, run_container
 from serving.embedded import EmbeddedServer
 from serving.launch import Ports, free_ports, triton_flags

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients.stream import ClipStream
 from clients.triton import TritonClient
-from export.__main__ import export
+from export.command import export
 from networks.checkpoint import LABELS, read_checkpoint
 from networks.fan import ClipAnswer
 from serving.embedded import EmbeddedServer

@@ -28,10 +28,10 @@ from networks.checkpoint import (
 )
 from networks.preprocessing import SIZES, Preprocessing
 from training import TrainingError, clips, crossval, evaluate, measure, run, stills
-from training.__main__ import main
 from training.attention import TEMPERATURE, Embedded, round_weights, scale_logits
 from training.augment import Variation, blend, mix_up, vary
 from training.clips import ClipClassifier, ClipsRecipe
+from training.command import main
 from training.data import Dataset, folds_by_subject, read_dataset
 from training.distill import softened
 from training.loop import Fit, Recipe, choose_device, generator

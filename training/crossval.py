@@ -9,7 +9,6 @@ as the authors' code does: that chooses by the answers, so it is reported as suc
 
 import io
 import logging
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -132,7 +131,3 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
 
     return run_command("crossval", command, "stopped; the same command goes on from here")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

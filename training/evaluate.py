@@ -10,7 +10,6 @@ served: no test-time augmentation, no second crop.
 
 import argparse
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -436,7 +435,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.out / 'report.md'}  {args.out / 'confusion.png'}")
 
     return run_command("evaluate", command, "stopped")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,14 +3,13 @@
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from base.errors import FerError
+from base.command import run_command as end_command
 from networks.checkpoint import parse_labels, read_embedder
 from networks.preprocessing import SIZES
 from training import TrainingError
@@ -199,21 +198,13 @@ def run_command(name: str, command: Callable[[], None], stopped: str) -> int:
         the exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        command()
-    except FerError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except (torch.OutOfMemoryError, MemoryError):
-        print(
-            f"{name}: out of memory; smaller pictures (--size, --phases) or --device cpu may fit",
-            file=sys.stderr,
-        )
-        return 1
-    except OSError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{name}: {stopped}", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> None:
+        try:
+            command()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise TrainingError(
+                "out of memory; smaller pictures (--size, --phases) or --device cpu may fit"
+            ) from error
+
+    return end_command(name, work, stopped=stopped)

@@ -57,17 +57,15 @@ VERBS: Mapping[str, Verb] = {
         extra="pictures",
         installed=True,
     ),
-    "serve": Verb(module="serving.__main__", help="start a Triton server here"),
-    "export": Verb(module="export.__main__", help="make what Triton serves from checkpoints"),
+    "serve": Verb(module="serving.command", help="start a Triton server here"),
+    "export": Verb(module="export.command", help="make what Triton serves from checkpoints"),
     "calibrate": Verb(module="export.calibrate", help="measure the ranges that INT8 needs"),
     "engines": Verb(module="export.to_plan", help="build TensorRT's plans on this GPU"),
     "check-engines": Verb(
         module="export.check_engines", help="compile the plans' graphs without a GPU"
     ),
     "parity": Verb(module="export.parity", help="compare every precision with the checkpoint"),
-    "train": Verb(
-        module="training.__main__", help="train a network on labelled faces", trains=True
-    ),
+    "train": Verb(module="training.command", help="train a network on labelled faces", trains=True),
     "evaluate": Verb(
         module="training.evaluate", help="measure a checkpoint on labelled faces", trains=True
     ),

@@ -7,7 +7,6 @@ A run that was killed goes on from its last saved state when it is started again
 options.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +68,3 @@ def main(argv: list[str] | None = None) -> int:
         command,
         "stopped; the same command goes on, and does at most some two minutes' work again",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
