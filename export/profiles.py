@@ -1,6 +1,6 @@
 """Which plans there are, and for which shapes: named here once.
 
-The configs in model_repository/ repeat the largest; tests/test_engines.py ties the two together.
+The configs in model_repository/ repeat the largest; tests/export/test_engines.py ties the two.
 Nothing here needs torch, onnx or TensorRT: the container that builds plans has only the last.
 """
 

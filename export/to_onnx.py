@@ -7,8 +7,8 @@
 
 Comes after `networks.checkpoint`, before `export.to_int8` and `export.repository`. FP16 is the
 module traced in half, for TensorRT 11 has no flag for it; what goes in and out keeps its dtype.
-Every file stands alone (no external data) and takes any number of frames. tests/test_parity.py
-holds it to the module.
+Every file stands alone (no external data) and takes any number of frames.
+tests/export/test_parity.py holds it to the module.
 """
 
 import copy

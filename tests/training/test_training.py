@@ -26,6 +26,7 @@ from networks.checkpoint import (
     read_embedder,
     write_checkpoint,
 )
+from networks.entries import NETWORKS
 from networks.preprocessing import SIZES, Preprocessing
 from training import TrainingError, clips, crossval, evaluate, measure, run, stills
 from training.attention import TEMPERATURE, Embedded, round_weights, scale_logits
@@ -36,7 +37,6 @@ from training.data import Dataset, folds_by_subject, read_dataset
 from training.distill import softened
 from training.loop import Fit, Recipe, choose_device, generator
 from training.run import (
-    DEEP_EMOTION_RATE,
     Options,
     take_clips,
     train,
@@ -355,7 +355,10 @@ def test_dan_starts_from_the_embedder_it_is_given(tmp_path):
 
 @pytest.mark.parametrize("asked", [0.03, None])
 def test_learning_rate_is_the_one_asked_for_or_the_networks_own(tmp_path, asked):
-    own = {"stills": StillsRecipe(()).learning_rate, "deep_emotion": DEEP_EMOTION_RATE}
+    own = {
+        "stills": StillsRecipe(()).learning_rate,
+        "deep_emotion": NETWORKS["deep_emotion"].recipe.learning_rate,
+    }
     step = options(tmp_path, phases=(Phase(48, 1.0),), learning_rate=asked)
     train_stills(dataset(64), None, step)
     train_network("deep_emotion", dataset(64), None, step)

@@ -1,6 +1,6 @@
 """The ladder: every step from torch to the served answer agrees with the step before it.
 
-    torch  ->  FP32 ONNX on ONNX Runtime  ->  Triton (tests/test_server.py)
+    torch  ->  FP32 ONNX on ONNX Runtime  ->  Triton (tests/serving/test_server.py)
                                           ->  FP16, INT8 (`make parity`, here on a few faces)
 
 Tolerances are for float32: two orders of the same sums differ by about 1e-6 of the values.
