@@ -161,10 +161,12 @@ class Embedder:
     Args:
         state: ResNet-18's weights, and `fc.*` where the file has a classifier of single frames.
         labels: of that classifier; empty where there is none or the file does not say.
+        natural: their shares in what it learnt from, where they are kept apart from it.
     """
 
     state: Mapping[str, Tensor]
     labels: tuple[str, ...] = ()
+    natural: tuple[float, ...] = ()
 
 
 def read_embedder(path: Path) -> Embedder:
@@ -180,10 +182,11 @@ def read_embedder(path: Path) -> Embedder:
     try:
         if path.suffix == ".safetensors":
             state, metadata = read_safetensors(path)
-            labels = tuple(map(str, json.loads(metadata.get("labels", "[]"))))
+            labels, natural = (json.loads(metadata.get(k, "[]")) for k in ("labels", "natural"))
         else:
-            state, labels = unwrapped(read_torch(path)), read_torch_labels(path)
-        return Embedder(check_embedder(state), labels)
+            state = unwrapped(read_torch(path))
+            labels, natural = read_torch_list(path, "labels"), read_torch_list(path, "natural")
+        return Embedder(check_embedder(state), tuple(map(str, labels)), tuple(map(float, natural)))
     except (CheckpointError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -403,11 +406,11 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     return {key: value.float() for key, value in named.items() if not is_counter(key)}
 
 
-def read_torch_labels(path: Path) -> tuple[str, ...]:
-    """Read the labels that our own backbone files name; the authors' name none."""
+def read_torch_list(path: Path, name: str) -> list[Any]:
+    """Read a list that our own backbone files have beside the weights; the authors' have none."""
     content = load_torch(path)
-    labels = content.get("labels", []) if isinstance(content, dict) else []
-    return tuple(map(str, labels))
+    found = content.get(name, []) if isinstance(content, dict) else []
+    return found if isinstance(found, list) else []
 
 
 def load_torch(path: Path, device: torch.device | str = "cpu") -> Any:
@@ -586,6 +589,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.checkpoint = args.source
         checkpoint = source_of(args).read()
+        if args.prior:
+            if not checkpoint.natural:
+                raise CheckpointError("--prior: these weights know theirs, and have no other")
+            checkpoint = replace(checkpoint, prior=args.prior)
         notes = {**checkpoint.notes, **dict(args.note)}
         write_checkpoint(replace(checkpoint, notes=notes), args.target)
     except FerError as error:

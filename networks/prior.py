@@ -16,7 +16,8 @@ from base.errors import CheckpointError
 from networks.checkpoint import Checkpoint
 from networks.entries import NETWORKS
 
-PRIORS = ("even", "natural")  # or a file of shares
+PRIORS = ("even", "natural")  # or a file of shares,
+LEAST = 1e-9  # of which each is so much at least: FP16 can still say the bias that it makes
 
 
 def with_prior(checkpoint: Checkpoint, prior: str | None = None) -> Checkpoint:
@@ -87,5 +88,14 @@ def read_shares(path: Path, labels: tuple[str, ...]) -> tuple[float, ...]:
             raise CheckpointError(
                 f"--prior {path}: the share of {name} is {share!r}; expected a number above 0"
             )
-    total = sum(shares.values())
-    return tuple(shares[label] / total for label in labels)
+    try:
+        given = [float(shares[label]) for label in labels]
+        spread = tuple(share / sum(given) for share in given)
+    except OverflowError:
+        spread = ()
+    if not spread or min(spread) < LEAST:
+        raise CheckpointError(
+            f"--prior {path}: its shares lie too far apart; expected each to be {LEAST:g} of their "
+            "sum at least"
+        )
+    return spread

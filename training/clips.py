@@ -151,6 +151,7 @@ class ClipsRecipe:
         heads_first: share of the steps in which the heads alone learn. Until they see something,
             what they ask of a trained embedder is noise.
         attention_factor: of the learning rate, for alpha and beta.
+        shift: added to the logits while they learn, as in stills.StillsRecipe.
     """
 
     steps: int
@@ -161,18 +162,23 @@ class ClipsRecipe:
     seed: int = 0
     heads_first: float = 0.0
     attention_factor: float = ATTENTION_FACTOR
+    shift: tuple[float, ...] = ()
 
 
-def loss_of(scores: Scores, labels: Tensor, kinds: Tensor, smoothing: float) -> Tensor:
+def loss_of(
+    scores: Scores, labels: Tensor, kinds: Tensor, smoothing: float, shift: Tensor
+) -> Tensor:
     """Weigh the three systems' cross-entropies; every frame of a clip has the clip's label.
 
     Args:
         labels: (B,), and kinds (B, K), as in Clips.
+        shift: (C,) or a number, added to the logits.
     """
-    frames = scores.frame_logits.flatten(0, 1)
+    frames = scores.frame_logits.flatten(0, 1) + shift
     each = labels.repeat_interleave(scores.frame_logits.shape[1])
-    loss = RELATION_SHARE * F.cross_entropy(scores.logits, labels, label_smoothing=smoothing)
-    loss += SELF_SHARE * F.cross_entropy(scores.self_logits, labels, label_smoothing=smoothing)
+    together, alone = scores.logits + shift, scores.self_logits + shift
+    loss = RELATION_SHARE * F.cross_entropy(together, labels, label_smoothing=smoothing)
+    loss += SELF_SHARE * F.cross_entropy(alone, labels, label_smoothing=smoothing)
     loss += FUSION_SHARE * F.cross_entropy(frames, each, label_smoothing=smoothing)
     clear = kinds == CLEAR
     if not clear.all():
@@ -203,6 +209,7 @@ def train(
     attention = recipe.attention_factor
     factors = {"alpha": attention, "beta": attention, "fc": CLASSIFIER_FACTOR}
     fit = Fit(model, settings, folder, identity, factors)
+    shift = torch.tensor(recipe.shift or 0.0, device=device)
 
     def loss_at(step: int) -> Tensor:
         clips = clips_at(step, generator(device, recipe.seed, 2, step))
@@ -210,7 +217,7 @@ def train(
         with torch.set_grad_enabled(step >= recipe.heads_first * recipe.steps):
             features = model.embed(clips.faces.flatten(0, 1))
         scores = model.pool(features.unflatten(0, clips.faces.shape[:2]))
-        return loss_of(scores, clips.labels, clips.kinds, recipe.smoothing)
+        return loss_of(scores, clips.labels, clips.kinds, recipe.smoothing, shift)
 
     def figures_at(step: int) -> dict[str, float]:
         if each_epoch and step % recipe.epoch == 0:

@@ -136,10 +136,19 @@ class Dataset:
         return self.choose(torch.arange(len(self)).repeat_interleave(times).numpy())
 
     def named(self) -> "Dataset":
-        """Leave out what nobody names with one of the emotions: nothing can be learnt of it."""
+        """Leave out what nobody names with one of the emotions: nothing can be learnt of it.
+
+        Raises:
+            TrainingError: where that is all.
+        """
         if self.votes is None:
             return self
         known = self.targets()[1] > 0
+        if not known.any():
+            raise TrainingError(
+                f"{self.name}: none of its {len(self)} pictures is named by two people with one of "
+                f"{', '.join(self.label_names)}"
+            )
         return self if known.all() else self.choose(known.nonzero()[:, 0].cpu().numpy())
 
     def prior(self) -> tuple[float, ...]:

@@ -312,8 +312,10 @@ def describe_spoilt(made: MadeClips, served: str) -> list[str]:
 
 
 def describe_minority(made: MadeClips) -> list[str]:
-    """Say what clear frames of another emotion weigh."""
+    """Say what clear frames of another emotion weigh, where the data have another."""
     mean, fifth = (np.mean([getattr(m, name) for m in made.minority]) for name in ("mean", "fifth"))
+    if np.isnan(mean):
+        return []
     return [
         "",
         f"Clips of {NUM_FRAMES} clear frames, {NUM_OTHERS} of them of another emotion: each of "

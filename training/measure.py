@@ -8,6 +8,7 @@
 The network runs in float32 on faces as they are served.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ class Truth:
 
 
 def truths_of(data: Dataset) -> tuple[Truth, ...]:
-    """List the truths that the data have: FER+'s majority where people voted, and the label."""
+    """List the truths that the data have: FER+'s majority where people agree, and the label."""
     names = data.label_names
     own = Truth(name="label", labels=data.labels, label_names=names)
     if data.votes is None:
@@ -115,6 +116,8 @@ def truths_of(data: Dataset) -> tuple[Truth, ...]:
     labels = torch.full_like(data.labels, UNKNOWN)
     for column, label in place.items():
         labels[agreed == column] = label
+    if not ((labels != UNKNOWN) & (labels < len(names))).any():
+        return (own,)  # nothing can be named right
     voted = Truth(
         name="FER+ majority", labels=labels, label_names=(*names, *(NAMES[i] for i in others))
     )
@@ -311,7 +314,8 @@ class Minority:
     """What clear frames of a clip's rarer emotion weigh, beside those of its commoner one.
 
     Args:
-        mean: of their weight to the mean weight of the commoner one's frames in their clip.
+        mean: of their weight to the mean weight of the commoner one's frames in their clip; NaN
+            where there is no such frame.
         fifth: the 5th percentile of it.
     """
 
@@ -323,6 +327,8 @@ def weigh_minority(weights: Tensor, others: Tensor) -> Minority:
     """Compare (N, K) weights with (N, K): whether a frame is of the rarer emotion."""
     common = (weights * ~others).sum(1, keepdim=True) / (~others).sum(1, keepdim=True)
     ratios = (weights / common)[others]
+    if not len(ratios):  # the data have one emotion alone
+        return Minority(mean=math.nan, fifth=math.nan)
     return Minority(mean=ratios.mean().item(), fifth=ratios.quantile(0.05).item())
 
 

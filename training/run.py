@@ -125,7 +125,7 @@ def train_stills(data: Dataset, validation: Dataset | None, options: Options) ->
     if options.initial is not None:
         model.load_embedder(options.initial, data.label_names)
     weights = fit_stills(model, data, validation, options, "stills", recipe_of(data, options))
-    embedder = stills.as_embedder(weights, data.label_names)
+    embedder = stills.as_embedder(weights, data.label_names, natural_of(data, options))
     path = options.out / "stills" / "embedder.pth.tar"
     stills.write_embedder(embedder, path)
     logger.info("stage one: %s", path)
@@ -272,7 +272,13 @@ def train_clips(
     model = ClipClassifier(len(data.label_names), keep_statistics=known and data.is_stills)
     classifies = embedder is not None and model.load_embedder(embedder, data.label_names)
     epoch = epoch_of(len(data), ClipsRecipe.batch)
-    recipe = ClipsRecipe(round(options.clip_epochs * epoch), epoch, seed=options.seed)
+    recipe = ClipsRecipe(
+        round(options.clip_epochs * epoch),
+        epoch,
+        seed=options.seed,
+        shift=log_prior(data, options.balance),
+    )
+    natural = natural_of(data, options)
     if data.is_stills:
         recipe = replace(recipe, attention_factor=TOLD_ATTENTION_FACTOR)
     if known:
@@ -287,7 +293,7 @@ def train_clips(
             data.label_names,
             preprocessing_of(data, options),
             notes=made,
-            natural=natural_of(data, options),
+            natural=natural,
         )
 
     def figures_of(number: int, fit: Fit) -> dict[str, float]:
@@ -299,7 +305,10 @@ def train_clips(
 
     place(model, data.frames.device)
     folder = options.out / "clips"
-    if data.is_stills and classifies:
+    if data.is_stills and classifies and embedder is not None:
+        # The heads learn from its classifier.
+        shares = dict(zip(embedder.labels, embedder.natural, strict=False))
+        natural = tuple(shares[name] for name in data.label_names) if shares else ()
         round_weights(model.backbone, is_gray=data.is_gray)
         faces = blend(data.frames, generator(data.frames.device, options.seed, 4))
         fit = train_attention(

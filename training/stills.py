@@ -228,15 +228,18 @@ def classify(model: nn.Module, images: Tensor, size: int, batch: int = 256) -> T
     return torch.cat(answers)
 
 
-def as_embedder(weights: Mapping[str, Tensor], label_names: Sequence[str]) -> Embedder:
+def as_embedder(
+    weights: Mapping[str, Tensor], label_names: Sequence[str], natural: tuple[float, ...] = ()
+) -> Embedder:
     """Rename a StillClassifier's weights to those of a backbone with its classifier `fc`."""
     renamed = {k.removeprefix("backbone."): v.float().cpu() for k, v in weights.items()}
     state = {k: v for k, v in renamed.items() if not is_counter(k)}
-    return Embedder(state, tuple(label_names))
+    return Embedder(state, tuple(label_names), natural)
 
 
 def write_embedder(embedder: Embedder, path: Path) -> None:
-    """Write the authors' backbone format, and the labels of its classifier."""
+    """Write the authors' backbone format; the labels of its classifier and their shares, too."""
     buffer = io.BytesIO()
-    torch.save({"state_dict": dict(embedder.state), "labels": list(embedder.labels)}, buffer)
+    beside = {"labels": list(embedder.labels), "natural": list(embedder.natural)}
+    torch.save({"state_dict": dict(embedder.state), **beside}, buffer)
     write_whole(path, buffer.getvalue())

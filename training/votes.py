@@ -37,8 +37,13 @@ def column_of(label: str) -> int | None:
     return NAMES.index(name) if name in NAMES else None
 
 
-def check_votes(votes: np.ndarray, num_pictures: int, path: Path) -> np.ndarray:
+def check_votes(
+    votes: np.ndarray, num_pictures: int, path: Path, row_name: str = "picture", first: int = 0
+) -> np.ndarray:
     """Refuse what is not ten people's votes for each picture.
+
+    Args:
+        row_name: what a row is called, and `first` the number of the first one.
 
     Returns:
         (N, 10) uint8.
@@ -50,20 +55,21 @@ def check_votes(votes: np.ndarray, num_pictures: int, path: Path) -> np.ndarray:
     if votes.shape != (num_pictures, len(COLUMNS)) or not np.issubdtype(votes.dtype, np.integer):
         raise TrainingError(
             f"{path}: `votes` is {votes.dtype} {votes.shape}; expected {expected}"
-            f"{', '.join(COLUMNS)} (--target labels does without votes)"
+            f"{', '.join(COLUMNS)}"
         )
     outside = ((votes < 0) | (votes > 255)).any(1)
     if outside.any():
         row = int(outside.argmax())
         raise TrainingError(
-            f"{path}: `votes` of picture {row} are {votes[row].tolist()}; expected 0 to 255 each"
+            f"{path}: votes of {row_name} {first + row} are {votes[row].tolist()}; expected 0 to "
+            "255 each"
         )
     empty = ~votes.any(1)
     if empty.any():
         row = int(empty.argmax())
         raise TrainingError(
-            f"{path}: `votes` of picture {row} are all 0, and of {int(empty.sum())} pictures in "
-            "all; expected a vote at least for each (leave such pictures out)"
+            f"{path}: votes of {row_name} {first + row} are all 0, and of {int(empty.sum())} "
+            f"{row_name}s in all; expected a vote at least for each (leave such {row_name}s out)"
         )
     return votes.astype(np.uint8)
 
@@ -164,17 +170,25 @@ def read_ferplus(path: Path) -> FerPlus:
     try:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                votes.append([int(row[name]) for name in CSV_COLUMNS])
+                votes.append(np.array([int(row[name]) for name in CSV_COLUMNS], np.int64))
                 usages.append(row["Usage"])
                 kept.append(bool(row["Image name"].strip()))
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (
+        OSError,
+        ArithmeticError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        csv.Error,
+    ) as error:
         raise TrainingError(
-            f"{path}: row {len(votes) + 1}: expected columns Usage, Image name, "
+            f"{path}: row {len(kept) + 1}: expected columns Usage, Image name, "
             f"{', '.join(CSV_COLUMNS)} as FER+ has them, whole numbers of votes "
             f"({type(error).__name__}: {error})"
         ) from error
     array = np.array(votes, np.int64).reshape(-1, len(COLUMNS))
     # What FER+ removed may have no votes.
     seen = np.where(np.array(kept)[:, None] if kept else False, array, 1)
-    check_votes(seen, len(array), path)
+    check_votes(seen, len(array), path, "row", 1)
     return FerPlus(path=path, votes=array.astype(np.uint8), usages=tuple(usages), kept=tuple(kept))

@@ -29,7 +29,14 @@ from networks.checkpoint import (
 from networks.entries import NETWORKS
 from networks.preprocessing import SIZES, Preprocessing
 from training import TrainingError, clips, crossval, evaluate, measure, run, stills
-from training.attention import TEMPERATURE, Embedded, round_weights, scale_logits
+from training.attention import (
+    EXPRESSION,
+    TEMPERATURE,
+    Embedded,
+    round_weights,
+    scale_logits,
+    shares_of,
+)
 from training.augment import Variation, blend, mix_up, vary
 from training.clips import ClipClassifier, ClipsRecipe
 from training.command import main
@@ -37,14 +44,27 @@ from training.data import Dataset, folds_by_subject, read_dataset
 from training.distill import softened
 from training.loop import Fit, Recipe, choose_device, generator
 from training.run import (
+    FRAMES_PER_MADE_CLIP,
     Options,
+    draw_clips,
     take_clips,
     train,
     train_clips,
     train_network,
     train_stills,
 )
-from training.spoil import CLEAR, DARK, KINDS, OTHER, draw_kinds, make_clips, other_faces
+from training.spoil import (
+    CLEAR,
+    DARK,
+    KINDS,
+    MIXED_SHARE,
+    TURNED,
+    draw_kinds,
+    make_clips,
+    mixed_sources,
+    other_emotions,
+    pictures_of,
+)
 from training.stills import Phase, StillClassifier, StillsRecipe, as_embedder, batch_at
 
 FER2013 = LABELS["fer2013"]
@@ -203,7 +223,7 @@ def test_checkpoint_says_what_it_reaches_on_the_validation_faces(tmp_path):
     held_out = dataset(14, seed=9)
     checkpoint = train(dataset(28), held_out, options(tmp_path, phases=(), clip_epochs=1.0))
     assert re.fullmatch(
-        r"top-1 on made up \(14\): score fusion .* %, self-attention .* %, FAN .* %",
+        r"top-1 on made up \(label, 14\): score fusion .* %, self-attention .* %, FAN .* %",
         checkpoint.notes["measured"],
     )
 
@@ -242,7 +262,9 @@ def test_training_follows_its_loss(tmp_path):
     state = train_stills(data, None, options(tmp_path, phases=(Phase(56, 12.0),)))
     model = StillClassifier(7)
     model.load_embedder(state, FER2013)
-    assert (stills.classify(model, frames, 56).argmax(1) == data.labels).all()
+    # With the data's own shares: the weights know nothing of emotions that the data do not have.
+    logits = stills.classify(model, frames, 56) + torch.tensor(run.log_prior(data, 1.0))
+    assert (logits.argmax(1) == data.labels).all()
 
 
 # --- what a step sees ---
@@ -289,28 +311,83 @@ def test_as_many_frames_are_spoilt_as_asked():
     )
 
 
-def test_other_faces_show_another_emotion_and_often_none():
-    labels = torch.arange(700) % 7
-    like = labels[:350]
-    chosen = labels[other_faces(labels, like, 6, draws(0))]
-    assert (chosen != like).all()
-    expressive = like != 6
-    assert 0.4 < (chosen[expressive] == 6).float().mean() < 0.8
-    # Where there are no neutral faces to take, another emotion is taken.
-    some = torch.tensor([0, 1])
-    assert (some[other_faces(some, some, 6, draws(0))] != some).all()
+def test_another_emotion_is_any_of_the_others_alike():
+    emotions = torch.tensor([0] * 90 + [3] * 9 + [6])
+    own = torch.tensor([0, 3, 6]).repeat(400)
+    other = other_emotions(emotions, own, draws(0))
+    assert (other != own).all()
+    counts = other[own == 0].bincount(minlength=7)
+    assert counts[[3, 6]].sum() == 400
+    assert (counts[[3, 6]] > 150).all()  # however rare its pictures are
+    # Where the data have one emotion, there is no other to show.
+    assert (other_emotions(torch.full((5,), 2), torch.full((4,), 2), draws(0)) == 2).all()
+
+
+def test_pictures_are_of_the_emotion_wanted_and_not_always_the_same():
+    emotions = torch.arange(70) % 7
+    wanted = torch.arange(7).repeat(20)
+    found = pictures_of(emotions, wanted, draws(0))
+    assert torch.equal(emotions[found], wanted)
+    assert len(found.unique()) > 50
+
+
+def test_mixed_clips_show_as_many_frames_of_one_other_emotion_as_asked():
+    emotions = torch.arange(70) % 7
+    chosen = torch.arange(70).repeat(4)
+    num_others = torch.arange(4).repeat_interleave(70)
+    sources = mixed_sources(emotions, chosen, num_others, 8, draws(0))
+    shown, own = emotions[sources], emotions[chosen, None]
+    assert ((shown != own).sum(1) == num_others).all()
+    assert all(len(clip.unique()) <= 2 for clip in shown)
+    # A clip of one emotion is of one face; of two, each is one face's in about half of them.
+    assert (sources[num_others == 0] == chosen[num_others == 0, None]).all()
+    two = num_others >= 2
+    alike = torch.tensor([len(clip.unique()) == 2 for clip in sources[two]])
+    assert 0.35 < alike.float().mean() < 0.65
+
+
+def test_clips_to_learn_from_keep_their_emotion_and_clear_frames():
+    emotions = torch.arange(70) % 7
+    chosen = torch.arange(70).repeat(10)
+    sources, kinds = draw_clips(emotions, chosen, draws(0))
+    assert sources.shape == kinds.shape == (700, FRAMES_PER_MADE_CLIP)
+    assert ((kinds == CLEAR).sum(1) >= 2).all()
+    others = (emotions[sources] != emotions[chosen, None]).sum(1)
+    assert others.max() <= FRAMES_PER_MADE_CLIP // 2
+    assert abs((others > 0).float().mean() - MIXED_SHARE) < 0.08
 
 
 def test_spoilt_frames_are_spoilt_and_clear_ones_are_not():
     images = torch.full((14, 1, 48, 48), 128, dtype=torch.uint8)
-    made = make_clips(
-        images, torch.arange(14) % 7, torch.arange(14), 8, torch.full((14,), 4), 56, 6, draws(0)
-    )
+    sources = torch.arange(14)[:, None].repeat(1, 8)
+    kinds = draw_kinds(14, 8, torch.full((14,), 4), draws(1))
+    made = make_clips(images, torch.arange(14) % 7, sources, kinds, 56, draws(0))
     assert made.faces.shape == (14, 8, 1, 56, 56)
+    assert torch.equal(made.labels, torch.arange(14) % 7)
+    assert torch.equal(made.kinds, kinds)
     brightness = made.faces.mean((2, 3, 4))
-    assert brightness[made.kinds == CLEAR].min() > 0.3
-    assert brightness[made.kinds == DARK].max() < 0.12
-    assert (made.kinds == OTHER).any()
+    assert brightness[kinds == CLEAR].min() > 0.3
+    assert brightness[kinds == DARK].max() < 0.12
+
+
+def test_every_frame_shows_its_source():
+    images = torch.tensor([60, 180], dtype=torch.uint8).view(2, 1, 1, 1).repeat(1, 1, 48, 48)
+    sources = torch.tensor([[0, 1, 0, 1]])
+    kinds = torch.full((1, 4), CLEAR)
+    made = make_clips(images, torch.tensor([3]), sources, kinds, 56, draws(0))
+    assert torch.equal((made.faces.mean((2, 3, 4)) > 0.47).long(), sources)
+
+
+def test_face_that_is_turned_away_is_narrow():
+    images = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
+    images[..., 8:40, 8:40] = 255  # a face as wide as it is high
+    kinds = torch.tensor([[CLEAR, TURNED] * 16])
+    made = make_clips(images, torch.tensor([3]), torch.zeros_like(kinds), kinds, 56, draws(0))
+    seen = made.faces[0, :, 0] > 0.5
+    widths, heights = seen.any(1).sum(1), seen.any(2).sum(1)
+    turned = kinds[0] == TURNED
+    assert (widths[turned] < 0.75 * heights[turned]).all()
+    assert (widths[~turned] > 0.75 * heights[~turned]).all()
 
 
 def test_real_clips_give_one_frame_of_each_third():
@@ -343,7 +420,8 @@ def test_network_of_single_frames_trains_is_measured_and_comes_back(tmp_path, ne
     (probabilities,) = measure.score_dataset(read, data).values()
     assert torch.allclose(probabilities.sum(1), torch.ones(14))
     report = evaluate.evaluate(read, data, range(1))
-    assert (report.served, list(report.plain), report.spoilt) == (FUSION, [FUSION], ())
+    (judged,) = report.judged
+    assert (report.served, list(judged.systems), report.made) == (FUSION, [FUSION], None)
 
 
 def test_dan_starts_from_the_embedder_it_is_given(tmp_path):
@@ -440,20 +518,30 @@ def test_rounded_weights_are_those_int8_has(is_gray):
 
 def test_clear_frames_vote_and_spoilt_ones_do_not():
     sure, unsure, wrong = torch.eye(3)[0] * 9, torch.eye(3)[1] * 0.5, torch.eye(3)[2] * 99
-    clips = Embedded(
-        torch.zeros(1, 4, 512),
-        torch.stack([sure, unsure, unsure, wrong])[None],
-        torch.tensor([[CLEAR, CLEAR, CLEAR, DARK]]),
-    )
+    kinds = torch.tensor([[CLEAR, CLEAR, CLEAR, DARK]])
+    said = torch.stack([sure, unsure, unsure, wrong])[None]
+    clips = Embedded(torch.zeros(1, 4, 512), said, shares_of(kinds, said, None))
     assert clips.votes(1.0)[0].argmax() == 0  # the mean of scores: one sure frame outweighs two
     votes = clips.votes(TEMPERATURE)[0]
     assert torch.allclose(votes, torch.tensor([1 / 3, 2 / 3, 0]), atol=0.01)
 
 
+def test_clear_frames_share_alike_but_neutral_ones_have_less():
+    said = 99 * torch.eye(7)[[3, 4, 6, 6]][None]  # happy, sad, neutral, and neutral in the dark
+    kinds = torch.tensor([[CLEAR, CLEAR, CLEAR, DARK]])
+    happy, sad, neutral, dark = shares_of(kinds, said, 6)[0].tolist()
+    assert happy == sad
+    assert neutral == pytest.approx((1 - EXPRESSION) * happy)
+    assert dark == 0
+    assert happy + sad + neutral == pytest.approx(1)
+    # Emotions without a neutral one have no less expressive one.
+    assert shares_of(kinds, said, None)[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+
+
 def test_heads_are_as_sure_as_the_frames_are():
     model = ClipClassifier(7)
     features = torch.rand(64, 6, 512, generator=draws(1))
-    clips = Embedded(features, model.fc(features).detach(), torch.full((64, 6), CLEAR))
+    clips = Embedded(features, model.fc(features).detach(), torch.full((64, 6), 1 / 6))
     wanted = clips.votes(1.0).max(1).values.mean()
     with torch.no_grad():
         model.attention.pred_fc2.weight.copy_(F.pad(model.fc.weight * 8, (0, 512)))
