@@ -48,7 +48,9 @@ def analyse(
     from clients.analyse import Sampling
     from clients.analyse import analyse as analyse_with
     from clients.triton import TritonClient
+    from clients.video import read_info
 
+    read_info(Path(video))  # a bad file is told at once, server or no server
     with TritonClient(url, network, timeout_s) as client:
         return analyse_with(Path(video), client, Sampling(fps, max_frames))
 
