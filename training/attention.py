@@ -1,7 +1,7 @@
 """Stage two on clips made of stills: FAN's heads, behind an embedder that stays.
 
     clips (N, K, faces)  -embed, once->  features (N, K, 512), shares (N, K), votes (N, classes)
-                         -many passes->  alpha, beta and both classifiers  -scale->  heads
+                         -many passes->  alpha, beta and both classifiers
 
 Nothing in clips made of stills is new to an embedder that learnt from the stills: trained end to
 end, they lost half a point on stills and more on clips. What is to be learnt is to pool: which
@@ -38,14 +38,9 @@ BATCH = 128  # clips a step
 PASSES = 24  # how often a clip is seen
 EMBED_BATCH = 16  # clips
 LEARNING_RATE = 0.003
-# Frames vote, nearly: one that is sure of itself counts for little more than one that is not, so
-# that a stray face does not outvote a face that is hard to read. At 1 instead of 0.1, FAN's lead
-# over score fusion was half as large.
-TEMPERATURE = 0.1
-# What the difference of the weights from the shares asked for counts, beside that of the answers.
-TOLD_SHARE = 0.3
+# What the distance of the weights from the shares asked for counts, beside that of the answers.
+TOLD_SHARE = 1.0
 EXPRESSION = 0.3  # by which part of a clear face's share a neutral one's is less
-SCALES = torch.logspace(-2, 1, 301)  # of the heads' logits, to choose from
 
 
 @torch.no_grad()
@@ -81,10 +76,9 @@ class Embedded(NamedTuple):
     frame_logits: Tensor
     shares: Tensor
 
-    def votes(self, temperature: float) -> Tensor:
+    def votes(self) -> Tensor:
         """What each clip's frames say, weighed by those shares: (N, C), rows are distributions."""
-        said = (self.frame_logits / temperature).softmax(2)
-        return (self.shares[..., None] * said).sum(1)
+        return (self.shares[..., None] * self.frame_logits.softmax(2)).sum(1)
 
 
 def train_attention(
@@ -111,7 +105,7 @@ def train_attention(
         the run.
     """
     clips = embed(model, clips_at, num_clips // EMBED_BATCH, neutral, seed)
-    votes = clips.votes(TEMPERATURE)
+    votes = clips.votes()
     steps = max(1, PASSES * len(votes) // BATCH)
     model.requires_grad_(False)
     heads = model.attention.requires_grad_(True)
@@ -126,7 +120,6 @@ def train_attention(
     model.eval()  # no dropout: of what they are taught nothing can be learnt by heart
     fit.run(loss_at)
     heads.load_state_dict(fit.averaged())
-    scale_logits(model, clips)
     return fit
 
 
@@ -138,23 +131,6 @@ def loss_of(model: ClipClassifier, features: Tensor, votes: Tensor, shares: Tens
     for weights in (scores.weights, scores.self_weights):
         loss -= TOLD_SHARE * (shares * weights.clamp(min=1e-6).log()).sum(1).mean()
     return loss
-
-
-@torch.no_grad()
-def scale_logits(model: ClipClassifier, clips: Embedded) -> None:
-    """Let the heads be as sure as the classifier of single frames is: of votes they are too sure.
-
-    One factor for each classifier, by which its answers come closest to the clear frames' mean.
-    """
-    answers = [model.pool(features) for features in clips.features.split(BATCH)]
-    wanted = clips.votes(1.0)
-    for layer, logits in (
-        (model.attention.pred_fc2, torch.cat([a.logits for a in answers])),
-        (model.attention.pred_fc1, torch.cat([a.self_logits for a in answers])),
-    ):
-        losses = torch.stack([F.cross_entropy(logits * scale, wanted) for scale in SCALES])
-        for weight in layer.parameters():
-            weight.mul_(SCALES[losses.argmin()].item())
 
 
 def shares_of(kinds: Tensor, frame_logits: Tensor, neutral: int | None) -> Tensor:

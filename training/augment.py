@@ -14,9 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
-BLENDED = 0.5  # share of the pictures that `blend` changes
-BLEND_BATCH = 1024  # pictures at a time, for memory's sake
-
 
 @dataclass(frozen=True)
 class Variation:
@@ -194,28 +191,3 @@ def mix_up(
         share * faces + (1 - share) * faces[order],
         share * targets + (1 - share) * targets[order],
     )
-
-
-def blend(pictures: Tensor, draws: Generator) -> Tensor:
-    """Lay another picture over every second one, at random: they are harder to name.
-
-    A network that was trained on pictures is surer of them than of others; of two at once it is as
-    unsure as of faces it has not seen.
-
-    Args:
-        pictures: (N, C, h, w) uint8.
-
-    Returns:
-        (N, C, h, w) uint8; of each at least half is the picture that was there.
-    """
-    num, device = len(pictures), pictures.device
-    others = torch.randperm(num, generator=draws, device=device)
-    share = uniform(pictures, 0, 0.5, draws, num)
-    share *= uniform(pictures, 0, 1, draws, num) < BLENDED
-    blended = [
-        torch.lerp(part.float(), pictures[other].float(), much.view(-1, 1, 1, 1))
-        for part, other, much in zip(
-            *(t.split(BLEND_BATCH) for t in (pictures, others, share)), strict=True
-        )
-    ]
-    return torch.cat([part.round().byte() for part in blended])

@@ -21,11 +21,11 @@ from networks.preprocessing import Preprocessing
 from networks.prior import with_prior
 from training import TrainingError, clips, stills
 from training.attention import EMBED_BATCH, round_weights, train_attention
-from training.augment import Variation, blend, vary
+from training.augment import Variation, vary
 from training.clips import TOLD_ATTENTION_FACTOR, ClipClassifier, ClipsRecipe
 from training.data import Dataset
 from training.distill import softened
-from training.loop import Fit, epoch_of, generator, place
+from training.loop import Fit, epoch_of, place
 from training.measure import measure, percent, score_dataset, truths_of
 from training.spoil import CLEAR, MIXED_SHARE, Clips, draw_kinds, make_clips, mixed_sources
 from training.stills import Phase, StillClassifier, StillNetwork, StillsRecipe, batch_at
@@ -310,10 +310,9 @@ def train_clips(
         shares = dict(zip(embedder.labels, embedder.natural, strict=False))
         natural = tuple(shares[name] for name in data.label_names) if shares else ()
         round_weights(model.backbone, is_gray=data.is_gray)
-        faces = blend(data.frames, generator(data.frames.device, options.seed, 4))
         fit = train_attention(
             model,
-            clip_source(replace(data, frames=faces), EMBED_BATCH, options),
+            clip_source(data, EMBED_BATCH, options),
             max(EMBED_BATCH, round(options.clip_epochs * len(data))),
             data.neutral,
             options.seed,

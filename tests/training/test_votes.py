@@ -3,21 +3,29 @@
 import csv
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import random_checkpoint
 
-from networks.checkpoint import LABELS, read_checkpoint, write_checkpoint
-from training import stills
+from networks.checkpoint import LABELS, read_checkpoint, read_embedder, write_checkpoint
+from training import clips, run, stills
+from training.clips import Scores
 from training.command import main
 from training.data import MAX_REPEATS, Dataset, read_dataset
 from training.run import COMMON, Options, log_prior, natural_of, recipe_of, train_network
-from training.stills import Phase, weighed_loss
-from training.votes import COLUMNS, CSV_COLUMNS, NAMES, column_of, distribution, majority
+from training.spoil import CLEAR
+from training.stills import Phase, StillClassifier, as_embedder, weighed_loss, write_embedder
+from training.votes import COLUMNS, NAMES, column_of, distribution, majority
 
 FER2013 = LABELS["fer2013"]
-HEADER = ("Usage", "Image name", *CSV_COLUMNS)
+# As FER+ publishes its file.
+HEADER = (
+    *("Usage", "Image name", "neutral", "happiness", "surprise", "sadness", "anger", "disgust"),
+    *("fear", "contempt", "unknown", "NF"),
+)
 
 
 def vote(**counts):
@@ -186,7 +194,7 @@ def test_a_pictures_weight_is_what_it_counts_in_the_loss():
 # --- how common emotions are ---
 
 
-def test_logits_learn_with_the_log_of_the_shares(tmp_path):
+def test_logits_learn_with_the_log_of_the_shares():
     rows = [HAPPY] * 6 + [SAD] * 2 + [vote(happiness=5, unknown=5)] * 4
     data = stills_of(rows)
     sums = {"happy": 6 * 0.8 + 4 * 0.5, "sad": 2 * 6 / 9, "neutral": 6 * 0.2 + 2 * 3 / 9}
@@ -198,10 +206,16 @@ def test_logits_learn_with_the_log_of_the_shares(tmp_path):
     assert math.isfinite(min(shift))  # of emotions that the data do not have, too
     assert log_prior(data, 0.5) == pytest.approx([x / 2 for x in shift])
     assert set(log_prior(data, 0.0)) == {0}
-    asked = options(tmp_path)
-    repeated = data.repeat_rare(COMMON)
+
+
+def test_shift_is_of_what_an_epoch_shows(tmp_path):
+    data = stills_of([HAPPY] * 40 + [vote(fear=10)])
+    repeated, asked = data.repeat_rare(COMMON), options(tmp_path)
+    assert len(repeated) > len(data)
     assert recipe_of(data, asked).shift == pytest.approx(log_prior(repeated, 1.0))
     assert set(recipe_of(data, replace(asked, balance=0.0)).shift) == {0}
+    # What was kept apart is said of the pictures as they are.
+    assert natural_of(data, asked)[2] == pytest.approx(1 / 41, rel=0.05)
 
 
 def test_the_shift_is_in_the_loss(tmp_path, monkeypatch):
@@ -241,6 +255,49 @@ def test_weights_that_know_the_shares_carry_none(tmp_path):
     assert checkpoint.natural == ()
     write_checkpoint(checkpoint, tmp_path / "a.safetensors")
     assert read_checkpoint(tmp_path / "a.safetensors").natural == ()
+
+
+NATURAL = (0.1, 0.01, 0.03, 0.26, 0.13, 0.12, 0.35)
+
+
+def test_embedders_file_keeps_the_shares(tmp_path):
+    state = StillClassifier(7).state_dict()
+    for natural in (NATURAL, ()):
+        write_embedder(as_embedder(state, FER2013, natural), tmp_path / "embedder.pth.tar")
+        read = read_embedder(tmp_path / "embedder.pth.tar")
+        assert (read.labels, read.natural) == (FER2013, natural)
+    known = replace(random_checkpoint(), natural=NATURAL)
+    write_checkpoint(known, tmp_path / "fan.safetensors")
+    assert read_embedder(tmp_path / "fan.safetensors").natural == NATURAL
+
+
+@pytest.mark.parametrize("natural", [NATURAL, ()])
+def test_heads_carry_the_shares_of_the_classifier_they_learn_from(tmp_path, monkeypatch, natural):
+    monkeypatch.setattr(run, "train_attention", lambda *_: SimpleNamespace(made=[]))
+    embedder = as_embedder(StillClassifier(7).state_dict(), LABELS["afew"], natural)
+    data = stills_of([HAPPY] * 4)
+    checkpoint = run.train_clips(data, None, embedder, options(tmp_path, size=56))
+    # Numbered as the data are, whose own shares the heads do not know.
+    shares = dict(zip(LABELS["afew"], natural, strict=False))
+    assert checkpoint.natural == tuple(shares[name] for name in FER2013 if shares)
+
+
+def test_shift_is_in_stage_twos_loss_of_every_system():
+    draws = torch.Generator().manual_seed(0)
+    scores = Scores(
+        *(torch.randn(size, generator=draws) for size in ((4, 3, 7), (4, 7), (4, 7))),
+        *(torch.full((4, 3), 1 / 3),) * 2,
+    )
+    shift = torch.tensor([math.log(share) for share in NATURAL])
+    moved = scores._replace(
+        frame_logits=scores.frame_logits + shift,
+        self_logits=scores.self_logits + shift,
+        logits=scores.logits + shift,
+    )
+    labels, kinds = torch.tensor([3, 4, 0, 6]), torch.full((4, 3), CLEAR)
+    loss = clips.loss_of(scores, labels, kinds, 0.1, shift)
+    assert loss.item() == pytest.approx(clips.loss_of(moved, labels, kinds, 0.1, shift * 0).item())
+    assert loss.item() != pytest.approx(clips.loss_of(scores, labels, kinds, 0.1, shift * 0).item())
 
 
 def test_pictures_of_rare_emotions_come_more_often():
