@@ -22,7 +22,8 @@ from export.prior import with_prior
 from export.profiles import ROOT
 from export.remembered import forget, recall_all, remember
 from export.repository import LABELS_FILE, install_labels, install_model
-from export.to_int8 import to_int8, to_int8_cpu
+from export.to_int8 import to_int8
+from export.to_int8_cpu import to_int8_cpu
 from export.to_onnx import Precision, to_onnx
 
 FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
