@@ -49,8 +49,8 @@ def round_weights(backbone: ResNet18, *, is_gray: bool) -> None:
 
     BatchNorm's factors, folded in when it is exported, scale whole channels: INT8's weights then
     are these weights, and only activations are left to round. With 127 steps those would get 7
-    bits on a CPU, for a pair of products must not leave 16 (`export.to_int8_cpu`): the heads, which
-    learn behind, make good for coarse weights, and nothing does for coarse activations.
+    bits on a CPU, for a pair of products must not leave 16 (`export.to_int8_cpu`). The heads, which
+    learn behind, see the rounded weights; no one sees rounded activations before they are served.
 
     Args:
         is_gray: whether it sees one channel, for which conv1's three are summed.
