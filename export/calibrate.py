@@ -41,7 +41,7 @@ from networks.entries import NETWORKS, Part
 
 GRAPH_VERSION = 2  # changes with any code that gives a graph's tensors other names or values
 NUM_FACES = 512
-PERCENTILE = 99.999  # docs/quantisation.md has others
+PERCENTILE = 99.999  # docs/measured/quantisation.md has others
 BATCH = 8
 NUM_BINS = 8192
 

@@ -16,7 +16,7 @@ from networks.preprocessing import Normaliser, Preprocessing
 
 SIZE = 48  # pixels of a side, gray
 NUM_CHANNELS = 10
-# Convolutions that INT8 spares: docs/quantisation.md has what was tried.
+# Convolutions that INT8 spares: docs/measured/quantisation.md has what was tried.
 SPARED = ("localization.0", "localization.3", "conv1", "conv2", "conv3")
 
 

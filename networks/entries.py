@@ -139,7 +139,7 @@ def fan_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> t
             ("features",),
             quantised=True,
             # Symmetric int8 has 127 levels for what is never below zero, a CPU's uint8 has 255:
-            # docs/quantisation.md says what that costs.
+            # docs/measured/quantisation.md says what that costs.
             spared_by_tensorrt=EARLY,
         ),
         Part("fan_attention", attention, "features", features, ClipAnswer._fields),

@@ -35,7 +35,8 @@ BACKEND = Path(__file__).with_name("backend.py")
 BACKENDS = ("onnxruntime", "openvino")  # the names it goes by, and what it runs under each
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Triton and its stubs meet
 # A request's frames are megabytes, which glibc takes from the system anew for each of their copies
-# and gives back: kept, eight clips in flight gave 11 % more frames/s (docs/tuning-server.md).
+# and gives back: kept, eight clips in flight gave 11 % more frames/s
+# (docs/measured/tuning-server.md).
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 

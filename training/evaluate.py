@@ -383,7 +383,7 @@ def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset, str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser("evaluate", __doc__)
-    parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
+    parser.add_argument("data", type=Path, help="labelled faces: docs/training.md has the forms")
     parser.add_argument(
         "--checkpoint", type=Path, help="weights to measure (default: the shipped ones)"
     )

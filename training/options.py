@@ -78,7 +78,7 @@ def add_training(
     clip_epochs: float,
 ) -> None:
     """Add what decides a training; the arguments are the defaults."""
-    parser.add_argument("data", type=Path, help="labelled faces, in a form that README.md names")
+    parser.add_argument("data", type=Path, help="labelled faces: docs/training.md has the forms")
     parser.add_argument(
         "--out", type=Path, default=Path(out), help="folder of the run (default: %(default)s)"
     )

@@ -123,7 +123,7 @@ def test_every_precision_agrees_with_the_checkpoint_on_real_faces(shipped, repos
         rungs = parity.open_rungs(shipped, build, stack)
         rows = {row.name: row for row in parity.compare(rungs, faces)}
     # 100 faces of 25 pixels: one that changes its mind is a percent. The bounds on thousands are
-    # in docs/precision.md; here a broken graph shows (a scale lost in FP16 left 76 %).
+    # in docs/measured/precision-fan.md; here a broken graph shows (a scale lost in FP16 left 76 %).
     assert rows["ONNX FP32"].agreement == 1
     assert rows["ONNX FP32"].logit_difference[0] < 1e-4  # float32 sums in another order
     assert rows["ONNX FP16"].agreement >= 0.99
