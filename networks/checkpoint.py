@@ -50,6 +50,7 @@ LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "rafdb": ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"),
     }
 )
+PRIORS = ("even", "natural")  # how common the emotions are; or a file of shares
 WEIGHTS = ROOT / "weights"
 FRAME_CLASSIFIER = ("fc.weight", "fc.bias")  # of single frames, in an embedder's file
 HEAD_KEYS = ("alpha.", "beta.", "pred_fc1.", "pred_fc2.", "fc.")  # what is FAN's, not ResNet's
@@ -111,7 +112,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"its natural shares are {self.natural}; expected {num_classes}, each above 0"
             )
-        if self.prior not in ("even", "natural"):
+        if self.prior not in PRIORS:
             raise CheckpointError(f"its prior is {self.prior!r}; expected 'even' or 'natural'")
 
 
@@ -500,6 +501,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prior",
+        type=parse_prior,
         help="how common each emotion is: even, natural (as in what the weights learnt from), or a "
         "JSON file of shares; for weights that were trained with it kept apart (default: the "
         "checkpoint's)",
@@ -565,6 +567,11 @@ def source_of(args: argparse.Namespace) -> Source:
             "--checkpoint <file>, and its emotions with --labels where it does not say"
         )
     return Source(path, args.model, args.labels, args.color, args.variant, args.prior)
+
+
+def parse_prior(text: str) -> str:
+    """Take a prior's name, or a file's path, which holds from whatever folder it is read later."""
+    return text if text in PRIORS else str(Path(text).resolve())
 
 
 def parse_note(text: str) -> tuple[str, str]:

@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from base.errors import CheckpointError
-from networks.checkpoint import Checkpoint
+from networks.checkpoint import PRIORS, Checkpoint
 from networks.entries import NETWORKS
 
-PRIORS = ("even", "natural")  # or a file of shares,
-LEAST = 1e-9  # of which each is so much at least: FP16 can still say the bias that it makes
+LEAST = (
+    1e-9  # of a file of shares, each is so much at least: FP16 can still say the bias that it makes
+)
 
 
 def with_prior(checkpoint: Checkpoint, prior: str | None = None) -> Checkpoint:

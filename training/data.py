@@ -213,7 +213,12 @@ class LabelledClip:
 
 
 def read_dataset(
-    path: Path, label_names: tuple[str, ...], usage: str = "Training", side: int = 128
+    path: Path,
+    label_names: tuple[str, ...],
+    usage: str = "Training",
+    side: int = 128,
+    *,
+    with_votes: bool = True,
 ) -> Dataset:
     """Read any of the forms above.
 
@@ -221,6 +226,7 @@ def read_dataset(
         label_names: the emotions that an npz's or a CSV's numbers, or folders' names, stand for.
         usage: rows of the challenge's CSV to take: Training, PublicTest or PrivateTest.
         side: pixels to which the faces of files are brought; an npz's and a CSV's stay as they are.
+        with_votes: read votes where there are any; without, what is wrong with them is no matter.
 
     Raises:
         ExportError: for data that is not there, not of these forms, or labelled otherwise.
@@ -228,9 +234,9 @@ def read_dataset(
     if path.is_dir():
         clips = list(read_folder(path, label_names, side))
     elif path.suffix == ".csv" and path.is_file():
-        clips = read_csv(path, usage)
+        clips = read_csv(path, usage, with_votes)
     elif path.suffix == ".npz" and path.is_file():
-        clips = read_arrays(path)
+        clips = read_arrays(path, with_votes)
     else:
         raise TrainingError(
             f"{path}: expected an .npz or .csv file, or a folder with one folder a label"
@@ -292,12 +298,12 @@ def to_tensor(clips: Sequence[Sequence[np.ndarray]], path: Path) -> Tensor:
     return torch.from_numpy(joined)[:, None]
 
 
-def read_arrays(path: Path) -> list[LabelledClip]:
+def read_arrays(path: Path, with_votes: bool) -> list[LabelledClip]:
     """Read stills from an npz's `images` and `labels`, and `votes` if it has them."""
     images, labels = read_npz(path)
     if labels is None:
         raise TrainingError(f"{path}: no array `labels`")
-    votes = read_array(path, "votes")
+    votes = read_array(path, "votes") if with_votes else None
     if votes is None:
         each: Iterable[np.ndarray | None] = repeat(None, len(images))
     else:
@@ -308,14 +314,14 @@ def read_arrays(path: Path) -> list[LabelledClip]:
     ]
 
 
-def read_csv(path: Path, usage: str) -> list[LabelledClip]:
+def read_csv(path: Path, usage: str, with_votes: bool) -> list[LabelledClip]:
     """Read the FER2013 challenge's own file: emotion 0..6, 48 x 48 gray pixels, usage.
 
     Where FER+'s file lies beside it, its votes come too.
     """
     clips, usages, num_rows = [], set(), 0
     voted = path.with_name(FERPLUS_CSV)
-    votes = read_ferplus(voted) if voted.is_file() else None
+    votes = read_ferplus(voted) if with_votes and voted.is_file() else None
     csv.field_size_limit(1 << 20)
     try:
         with path.open(newline="") as file:

@@ -180,11 +180,9 @@ def read_options(args: argparse.Namespace) -> Options:
 
 def read_training(args: argparse.Namespace) -> Dataset:
     """Read what is learnt from, told by votes or by labels as asked."""
-    data = read_dataset(args.data, args.labels)
+    data = read_dataset(args.data, args.labels, with_votes=args.target != "labels")
     if args.target == "votes" and data.votes is None:
         raise TrainingError(f"{args.data}: nobody voted on it; --target votes wants `votes`")
-    if args.target == "labels":
-        return replace(data, votes=None)
     return replace(data, label_share=args.label_share).named()
 
 

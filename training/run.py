@@ -241,7 +241,8 @@ def fit_stills(
     data = data.repeat_rare(COMMON)
     held_out = None
     if validation is not None:
-        held_out = (validation.frames, validation.per_frame(validation.emotions()), options.size)
+        truth = validation.per_frame(truths_of(validation)[0].labels)
+        held_out = (validation.frames, truth, options.size)
 
     @cache
     def targets() -> tuple[Tensor, Tensor]:
@@ -435,8 +436,8 @@ def take_clips(
 def fingerprint(data: Dataset) -> str:
     """Name data by a hash of their pixels and labels."""
     content = hashlib.sha256()
-    said = data.labels if data.votes is None else data.votes
-    for tensor in (data.frames, data.starts, said):
+    said = [data.labels] if data.votes is None else [data.labels, data.votes]
+    for tensor in (data.frames, data.starts, *said):
         content.update(tensor.cpu().numpy().data)
     return content.hexdigest()[:16]
 

@@ -160,7 +160,8 @@ def train(
         images: (N, 1 or 3, h, w) uint8 on the device to train on.
         targets: gives (N, classes) float32, there too, each row a distribution, one-hot for a
             label, and (N,) weights of the pictures. Called where a step is left to do.
-        validation: images, labels and size: measured once an epoch, and never used.
+        validation: images, labels, -1 where none is known, and size: measured once an epoch, and
+            never used.
 
     Returns:
         the averaged weights, named as in `model`.
@@ -202,7 +203,8 @@ def train(
         averaged.load_state_dict(fit.averaged())
         # As common as in the data: what `shift` kept from the weights comes back.
         logits = classify(averaged, validation[0], validation[2]) + shift
-        accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
+        known = validation[1] >= 0
+        accuracy = (logits.argmax(1) == validation[1])[known].float().mean().item()
         return {"validation": round(accuracy, 5)}
 
     fit.run(loss_at, figures_at)

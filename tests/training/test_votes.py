@@ -15,7 +15,15 @@ from training import clips, run, stills
 from training.clips import Scores
 from training.command import main
 from training.data import MAX_REPEATS, Dataset, read_dataset
-from training.run import COMMON, Options, log_prior, natural_of, recipe_of, train_network
+from training.run import (
+    COMMON,
+    Options,
+    fingerprint,
+    log_prior,
+    natural_of,
+    recipe_of,
+    train_network,
+)
 from training.spoil import CLEAR
 from training.stills import Phase, StillClassifier, as_embedder, weighed_loss, write_embedder
 from training.votes import COLUMNS, NAMES, column_of, distribution, majority
@@ -411,6 +419,21 @@ def test_another_label_share_is_another_run(tmp_path, capsys):
     assert "label share" in capsys.readouterr().err
 
 
+def test_bad_votes_are_no_matter_to_who_learns_labels(tmp_path):
+    images, labels = faces(8)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, votes=np.zeros((3, 2)))
+    assert main(command(tmp_path / "a.npz", tmp_path / "out", "--target", "labels")) == 0
+
+
+def test_changed_labels_are_other_data_beside_the_same_votes(tmp_path):
+    images, labels = faces(8)
+    votes = np.array([HAPPY, SAD] * 4, np.uint8)
+    for name, told in (("a", labels), ("b", (labels + 1) % 7)):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=told, votes=votes)
+    one, other = (read_dataset(tmp_path / f"{name}.npz", FER2013) for name in "ab")
+    assert fingerprint(one) != fingerprint(other)
+
+
 def test_votes_that_are_not_there_cannot_be_learnt_from(tmp_path, capsys):
     images, labels = faces(4)
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
@@ -424,7 +447,7 @@ def refused(arguments, capsys, *words):
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = said.err.splitlines()
-    assert line.startswith("training: ")
+    assert line.startswith("train: ")
     for word in words:
         assert word in line
 
