@@ -9,14 +9,29 @@ from pathlib import Path
 
 from base import ROOT
 
+# Kinds of instructions, as reports call them -> the flags that Linux has for them.
+INSTRUCTIONS = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512f",),
+    "VNNI": ("avx512_vnni", "avx_vnni"),  # without it, int8 is multiplied in 16 bits
+    "BF16": ("avx512_bf16", "amx_bf16"),
+    "AMX": ("amx_int8",),
+}
 
-def cpu_name() -> str:
-    """The processor's name, and whether it multiplies int8 in one step, as the system says."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+
+def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and the kinds of instructions that INT8 and BF16 depend on.
+
+    Args:
+        path: what Linux says of the processor.
+    """
+    lines = path.read_text().splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     facts = {key.strip(): value.strip() for key, value in facts.items()}
-    vnni = " with AVX-512 VNNI" if "avx512_vnni" in facts.get("flags", "").split() else ""
-    return facts.get("model name", platform.machine()) + vnni
+    flags = set(facts.get("flags", "").split())
+    kinds = [kind for kind, names in INSTRUCTIONS.items() if flags & set(names)]
+    name = facts.get("model name", platform.machine())
+    return f"{name} with {', '.join(kinds)}" if kinds else name
 
 
 def provenance(*packages: str) -> str:

@@ -10,7 +10,7 @@
 The network is FAN's embedder, of the weights exported last; `fan` is the ensemble, which attends to
 the frames as well. In-process ways run alone with their libraries' defaults. Servers are asked for
 clips by two clients at once, each with one request in flight, from this process. Before it is
-timed, every way must give the features that ONNX Runtime gives in its precision. Prints the report,
+timed, every way must give the features that ONNX Runtime gives in FP32, nearly. Prints the report,
 and writes it as peers.md into benchmarks/results/.
 """
 
@@ -55,9 +55,9 @@ CLIP_FRAMES = 16
 NUM_CLIENTS = 2
 TURN_S = 1.2  # how long a way should take each time it is measured
 BATCHES = (1, 4, 8, 16, 32)
-# Cosine of features, of logits, between two ways to compute in one precision: float sums in another
-# order, and INT8's roundings in another place.
-LEAST_AGREEMENT = {"FP32": 0.9999, "INT8": 0.99}
+# Cosine of features, of logits, with those of FP32: float sums in another order, and INT8's
+# roundings, which no two engines have in the same places. 0.9946 was the least seen of INT8.
+LEAST_AGREEMENT = {"FP32": 0.9999, "INT8": 0.98}
 PACKAGES = ("torch", "onnxruntime", "tritonclient")
 PEER_PACKAGES = ("fastapi", "litserve", "onnxruntime", "openvino", "uvicorn")
 
@@ -161,9 +161,9 @@ class Bench:
             raise PeerError(f"{platform.missing[0]} is not there; `videofer export` writes it")
         return self.server(platform)
 
-    def expected(self, precision: Precision, output: Output) -> np.ndarray:
-        """What ONNX Runtime gives for the clip: features (N, 512) or logits (C,) float32."""
-        features = self.embedder(precision).embed(self.clip)
+    def expected(self, output: Output) -> np.ndarray:
+        """What ONNX Runtime gives for the clip in FP32: features (N, 512) or logits (C,)."""
+        features = self.embedder("FP32").embed(self.clip)
         if output == "features":
             return features
         path = self.graph("FP32", "fan_attention")
@@ -371,14 +371,16 @@ def agreement(answer: np.ndarray, expected: np.ndarray) -> float:
 def check(name: str, contender: Contender, bench: Bench) -> None:
     """Refuse to time a way that does something else.
 
+    Each is held against FP32: two engines' INT8 differ by more than either from that.
+
     Raises:
         PeerError: naming it.
     """
-    expected = bench.expected(contender.precision, contender.output)
+    expected = bench.expected(contender.output)
     cosine, least = agreement(contender.answer, expected), LEAST_AGREEMENT[contender.precision]
     if not cosine >= least:
         raise PeerError(
-            f"{name}: its {contender.output} are not those of ONNX Runtime in this process (cosine "
+            f"{name}: its {contender.output} are not those of ONNX Runtime in FP32 (cosine "
             f"{cosine:.5f}; expected {least} or more): are both of the weights exported last?"
         )
 
@@ -449,7 +451,7 @@ def to_sections(rates: Rates, rounds: int, skipped: Sequence[str]) -> list[str]:
         f"FAN's embedder, medians of {rounds} alternating rounds, each of about {TURN_S:g} s a "
         f"way; a ratio is taken within each round. Batches and clips of {CLIP_FRAMES} frames where "
         f"nothing else is said; servers are asked by {NUM_CLIENTS} clients at once, on the cores "
-        f"that serve. Every way gave the features of ONNX Runtime in its precision (cosine above "
+        f"that serve. Every way gave the features of ONNX Runtime in FP32 (cosine above "
         f"{LEAST_AGREEMENT['FP32']} in FP32, {LEAST_AGREEMENT['INT8']} in INT8). The peers': "
         f"{pinned(PEER_PACKAGES)}.",
         to_table(rates, base),

@@ -24,7 +24,8 @@ from base.exported import record_path, write_record
 from export.calibrate import Calibration, ranges_path, read_calibration
 from export.exported import is_current, recall_or_shipped, record_of, relative
 from export.repository import install_labels, install_model
-from export.to_int8 import to_int8, to_int8_cpu
+from export.to_int8 import to_int8
+from export.to_int8_cpu import to_int8_cpu
 from export.to_onnx import Precision, to_onnx
 from networks.checkpoint import Checkpoint, Source, add_arguments, build, source_of
 from networks.entries import NETWORKS, Part

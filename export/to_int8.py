@@ -1,11 +1,11 @@
-"""Two arrows of the chain: a float ONNX file + activation ranges -> an INT8 ONNX file.
+"""An arrow of the chain: a float ONNX file + activation ranges -> an INT8 ONNX file.
 
     fp16 graph  ->  for TensorRT: signed, symmetric       build/int8/<model>.onnx
-    fp32 graph  ->  for engines on a CPU: unsigned        build/int8_cpu/<model>.onnx
 
-One set of ranges (`export.calibrate`) feeds both. TensorRT takes symmetric int8 and nothing else;
-ONNX Runtime's CPU kernels are fast with unsigned activations and nothing else: hence two graphs.
-Only models that look at frames are quantised; what pools them is too small to gain.
+Its twin for engines on a CPU is `export.to_int8_cpu`. One set of ranges (`export.calibrate`) feeds
+both. TensorRT takes symmetric int8 and nothing else; ONNX Runtime's CPU kernels are fast with
+unsigned activations and nothing else: hence two graphs. Only models that look at frames are
+quantised; what pools them is too small to gain.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from base.errors import ExportError
 
 Ranges = Mapping[str, tuple[float, float]]  # tensor -> least and greatest value
 
 INT8_MAX = 127
+FEW_STEPS = 64  # of weights, either way: `training.attention` says why
+DEAD = 1e-12  # a channel whose step is below has no weights to speak of
 BIASED = ("Conv", "ConvTranspose", "Gemm")  # take a bias as their third input
-# What ONNX Runtime quantises on a CPU: the convolutional body. What comes before is per pixel.
-CPU_OPERATORS = ["Conv", "Relu", "MaxPool", "Add"]
+# What is quantised: the convolutional body. What comes before is per pixel.
+BODY_OPERATORS = ["Conv", "Relu", "MaxPool", "Add"]
 
 
 def to_int8(source: Path, ranges: Ranges, target: Path, spared: Collection[str] = ()) -> None:
@@ -132,7 +131,8 @@ def quantise_weights(model: ModelProto, conv: NodeProto) -> NodeProto:
     (tensor,) = [t for t in model.graph.initializer if t.name == name]
     weights = numpy_helper.to_array(tensor).astype(np.float32)
     model.graph.initializer.remove(tensor)
-    scales = np.abs(weights).max(axis=(1, 2, 3)) / INT8_MAX
+    greatest = FEW_STEPS if has_few_steps(weights) else INT8_MAX  # on the steps they have
+    scales = np.abs(weights).max(axis=(1, 2, 3)) / greatest
     scales = scales.astype(float_type(model))
     # A scale of 0 is refused by TensorRT; a channel of zeros has it, or a small one in FP16.
     scales = np.maximum(scales, np.finfo(scales.dtype).smallest_subnormal)
@@ -145,6 +145,15 @@ def quantise_weights(model: ModelProto, conv: NodeProto) -> NodeProto:
     return helper.make_node("DequantizeLinear", inputs, [f"{name}_dq"], name=f"{name}_DQ", axis=0)
 
 
+def has_few_steps(weights: np.ndarray) -> bool:
+    """Whether every output channel's weights (O, I, H, W) lie on 64 steps either way."""
+    weights = weights.astype(np.float64)
+    scales = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / FEW_STEPS
+    steps = weights / np.maximum(scales, DEAD)
+    # A quarter of a step is more than FP16's rounding of a weights file; dead channels are dust.
+    return bool(np.abs(steps - np.rint(steps)).max(where=scales > DEAD, initial=0) <= 0.25)
+
+
 def add_initializer(model: ModelProto, name: str, value: np.ndarray) -> None:
     """Add a constant to the graph."""
     model.graph.initializer.append(numpy_helper.from_array(value, name))
@@ -155,53 +164,6 @@ def float_type(model: ModelProto) -> np.dtype:
     biases = {node.input[2] for node in model.graph.node if node.op_type == "Conv"}
     (kind,) = {t.data_type for t in model.graph.initializer if t.name in biases}
     return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
-
-
-def to_int8_cpu(source: Path, ranges: Ranges, target: Path, spared: Collection[str] = ()) -> None:
-    """Quantise a float32 graph as ONNX Runtime's CPU kernels want it.
-
-    ONNX Runtime's own quantiser: Q/DQ around every operator, unsigned activations, signed weights
-    with a scale per output channel, int32 biases.
-    """
-    model = onnx.load(source)
-    body = convolutional_body(model, spared)
-    tensors = {name: None for node in body for name in (node.input[0], *node.output)}
-    check_ranges(tensors, ranges, source)
-    spans = {name: tuple(np.float32(value) for value in ranges[name]) for name in tensors}
-    quantiser = QDQQuantizer(
-        model,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, spans),
-        nodes_to_quantize=[node.name for node in body],
-        nodes_to_exclude=[],
-        op_types_to_quantize=CPU_OPERATORS,
-        extra_options={},
-    )
-    quantiser.quantize_model()
-    quantiser.model.topological_sort()
-    give_back_floats(quantiser.model.model, body)
-    save(quantiser.model.model, target)
-
-
-def give_back_floats(model: ModelProto, body: Sequence[NodeProto]) -> None:
-    """Give what is not of the body, and reads what the body reads, the float tensor again.
-
-    ONNX Runtime's quantiser hands everyone who reads a tensor its quantised twin. Deep-Emotion's
-    window would look at a picture in 8 bits because a convolution looks at it too.
-    """
-    suffix = "_DequantizeLinear_Output"
-    inside = {node.name for node in body}
-    made = {name for node in body for name in node.output}
-    for node in model.graph.node:
-        if node.name in inside or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        for place, name in enumerate(node.input):
-            twin = name.removesuffix(suffix)
-            if twin != name and twin not in made:
-                node.input[place] = twin
 
 
 def check_ranges(tensors: Mapping[str, object], ranges: Ranges, source: Path) -> None:
@@ -229,7 +191,7 @@ def convolutional_body(model: ModelProto, spared: Collection[str] = ()) -> list[
         if node.op_type == "Conv":
             taken = node.input[1].removesuffix(".weight") not in spared
         else:
-            taken = node.op_type in CPU_OPERATORS and bool(made & set(node.input))
+            taken = node.op_type in BODY_OPERATORS and bool(made & set(node.input))
         if taken:
             body.append(node)
             made |= set(node.output)

@@ -1,5 +1,6 @@
 """An ONNX file, for tests to look around in."""
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -22,3 +23,21 @@ class Graph:
 
     def readers(self, name):
         return [node for node in self.nodes if name in node.input]
+
+    def greatest_code(self, conv):
+        """The greatest code that a quantised convolution can read, whatever the picture."""
+        codes = self.makers[self.makers[conv.input[0]].input[0]]
+        if codes.op_type == "Clip":
+            return int(self.constants[codes.input[2]])
+        assert codes.op_type in ("QuantizeLinear", "MaxPool")
+        return 255
+
+    def greatest_pair(self, conv):
+        """The greatest sum that two products of a code and a weight of one channel can reach.
+
+        Which two meet depends on the order that an engine reads in: any two may.
+        """
+        weights = self.constants[self.makers[conv.input[1]].input[0]].astype(int)
+        flat = weights.reshape(len(weights), -1)
+        sides = [np.sort(side.clip(0), axis=1)[:, -2:].sum(axis=1).max() for side in (flat, -flat)]
+        return self.greatest_code(conv) * max(sides)

@@ -27,7 +27,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from export.to_int8 import INT8_MAX
+from export.to_int8 import FEW_STEPS
 from networks.resnet import ResNet18
 from training.clips import RELATION_SHARE, SELF_SHARE, ClipClassifier
 from training.loop import Fit, Recipe, autocast, generator
@@ -45,10 +45,12 @@ EXPRESSION = 0.3  # by which part of a clear face's share a neutral one's is les
 
 @torch.no_grad()
 def round_weights(backbone: ResNet18, *, is_gray: bool) -> None:
-    """Round each convolution's weights to 127 steps either way, a step for each output channel.
+    """Round each convolution's weights to 64 steps either way, a step for each output channel.
 
     BatchNorm's factors, folded in when it is exported, scale whole channels: INT8's weights then
-    are these weights, and only activations are left to round.
+    are these weights, and only activations are left to round. With 127 steps those would get 7
+    bits on a CPU, for a pair of products must not leave 16 (`export.to_int8_cpu`). The heads, which
+    learn behind, see the rounded weights; no one sees rounded activations before they are served.
 
     Args:
         is_gray: whether it sees one channel, for which conv1's three are summed.
@@ -58,7 +60,7 @@ def round_weights(backbone: ResNet18, *, is_gray: bool) -> None:
             sums = is_gray and module is backbone.conv1
             weight = backbone.narrow_weight() if sums else module.weight
             # A channel of zeros has no step; any will do.
-            step = (weight.abs().amax((1, 2, 3), keepdim=True) / INT8_MAX).clamp(min=1e-12)
+            step = (weight.abs().amax((1, 2, 3), keepdim=True) / FEW_STEPS).clamp(min=1e-12)
             rounded = (weight / step).round() * step
             module.weight.copy_(rounded / module.in_channels if sums else rounded)
 

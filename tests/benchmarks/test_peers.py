@@ -127,9 +127,22 @@ def test_a_web_server_refuses_what_is_not_whole_frames(bench, body):
 
 
 def test_a_way_that_gives_something_else_is_not_timed(bench):
-    answer = bench.expected("FP32", "features")[:, ::-1]
-    with pytest.raises(PeerError, match="other way: its features are not those"):
-        peers.check("other way", Contender(answer, lambda times: times, "FP32"), bench)
+    answer = bench.expected("features")[:, ::-1]
+    for precision in ("FP32", "INT8"):
+        with pytest.raises(PeerError, match="other way: its features are not those"):
+            peers.check("other way", Contender(answer, lambda times: times, precision), bench)
+
+
+def test_ways_in_int8_are_held_against_fp32_and_not_against_each_other(bench):
+    expected = bench.expected("features")
+    noise = np.random.default_rng(0).standard_normal((2, *expected.shape)).astype(np.float32)
+    noise *= 0.15 * np.linalg.norm(expected, axis=1)[:, None] / expected.shape[1] ** 0.5
+    one, other = expected + noise[0], expected + noise[1]  # as two engines round
+    assert peers.agreement(one, other) < peers.LEAST_AGREEMENT["INT8"]
+    for answer in (one, other):
+        peers.check("an engine", Contender(answer, lambda times: times, "INT8"), bench)
+    with pytest.raises(PeerError, match="an engine: its features are not those"):
+        peers.check("an engine", Contender(one, lambda times: times, "FP32"), bench)
 
 
 def test_without_a_compiler_compiled_pytorch_is_skipped_in_one_line(bench, monkeypatch, capsys):

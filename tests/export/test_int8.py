@@ -1,21 +1,25 @@
 """The INT8 graphs follow the rules, of which two, broken, change results without a word."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from conftest import ROOT, copy_repository, random_checkpoint
+from conftest import OTHERS, ROOT, copy_repository, faces, random_checkpoint
 from onnx_graph import Graph
 from PIL import Image
 
 from base.errors import ExportError
-from export.calibrate import fingerprint, main, ranges_path, read_calibration
+from export import to_int8_cpu
+from export.calibrate import calibrate, fingerprint, main, ranges_path, read_calibration
 from export.command import export
 from export.command import main as export_command
 from export.faces import read_faces
-from export.to_int8 import to_int8
+from export.to_int8 import FEW_STEPS, to_int8
 from networks.checkpoint import write_checkpoint
+from networks.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +82,12 @@ def test_shipped_weights_are_those_int8_has(build, int8_cpu):
     for conv in int8_cpu.of("Conv"):  # in another order
         weight = wanted[conv.name]
         steps, scales, *_ = (int8_cpu.constants[n] for n in int8_cpu.makers[conv.input[1]].input)
-        scales = scales[:, None, None, None]
+        copies = steps.shape[1] // weight.shape[1]  # conv1 may read the picture twice
+        found = (steps * scales[:, None, None, None]).reshape(len(steps), copies, *weight.shape[1:])
+        scales = copies * scales[:, None, None, None]
         seen = np.abs(weight).max(axis=(1, 2, 3)) > 1e-6  # some of conv1's channels are dead
         # A quarter of a step is FP16's own rounding of the shipped file.
-        assert (np.abs(steps * scales - weight) <= 0.25 * scales)[seen].all()
+        assert (np.abs(found.sum(axis=1) - weight) <= 0.25 * scales)[seen].all()
 
 
 def test_early_convolutions_alone_are_spared_and_by_tensorrt_alone(int8_served, int8_cpu):
@@ -172,6 +178,83 @@ def test_cpu_graph_has_unsigned_activations_and_signed_weights(int8_cpu):
         weights = int8_cpu.makers[conv.input[1]]
         assert int8_cpu.constants[weights.input[0]].dtype == np.int8
         assert len(int8_cpu.constants[weights.input[1]]) > 1  # a scale for each channel
+
+
+def few_steps(checkpoint):
+    """The same weights, rounded to 64 steps either way, as `make train` leaves FAN's."""
+    state = dict(checkpoint.state)
+    for name, value in state.items():
+        if value.dim() == 4:
+            if value.shape[1] == 3:  # of a gray picture's one channel, three times
+                value = value.mean(1, keepdim=True).expand_as(value)
+            step = value.abs().amax((1, 2, 3), keepdim=True) / FEW_STEPS
+            state[name] = (value / step).round() * step
+    return replace(checkpoint, state=state)
+
+
+@pytest.fixture(scope="module", params=["shipped", "few steps", *OTHERS])
+def cpu_graphs(request, repository, build, tmp_path_factory):
+    """An FP32 graph, its CPU twin, and what it is of."""
+    if request.param != "few steps":
+        name = "fan_embedder" if request.param == "shipped" else f"{request.param}_frames"
+        return build / "fp32" / f"{name}.onnx", build / "int8_cpu" / f"{name}.onnx", request.param
+    folder = tmp_path_factory.mktemp("few_steps")
+    checkpoint = few_steps(random_checkpoint(preprocessing=Preprocessing("gray", size=112)))
+    calibration = calibrate(checkpoint, faces(4), "made up")
+    export(checkpoint, calibration, copy_repository(folder / "model_repository"), folder)
+    name = "fan_embedder.onnx"
+    return folder / "fp32" / name, folder / "int8_cpu" / name, request.param
+
+
+def test_no_pair_of_products_leaves_16_bits_whatever_the_picture(cpu_graphs):
+    # Without VNNI, x86 adds them in pairs and cuts the sum off there (vpmaddubsw).
+    graph = Graph(cpu_graphs[1])
+    convs = [conv for conv in graph.of("Conv") if graph.maker(conv.input[1])]
+    assert convs
+    for conv in convs:
+        assert graph.greatest_pair(conv) <= np.iinfo(np.int16).max, conv.name
+
+
+def test_pairs_of_what_onnx_runtime_quantises_by_itself_leave_16_bits(
+    build, repository, shipped, tmp_path, monkeypatch
+):
+    calibration = read_calibration(ranges_path(ROOT / "weights" / "fan.safetensors"), shipped)
+    monkeypatch.setattr(to_int8_cpu, "coarse_tensors", lambda *_: set())
+    monkeypatch.setattr(to_int8_cpu, "lessen_steps", lambda *_: None)
+    source, target = build / "fp32" / "fan_embedder.onnx", tmp_path / "unbounded.onnx"
+    to_int8_cpu.to_int8_cpu(source, calibration.ranges, target)
+    graph = Graph(target)
+    assert min(map(graph.greatest_pair, graph.of("Conv"))) > np.iinfo(np.int16).max
+
+
+def test_weights_of_few_steps_leave_codes_8_bits_and_others_7(cpu_graphs):
+    path, name = cpu_graphs[1:]
+    graph = Graph(path)
+    convs = [conv for conv in graph.of("Conv") if graph.maker(conv.input[1])]
+    steps = [np.abs(graph.constants[graph.makers[c.input[1]].input[0]]).max() for c in convs]
+    codes = {graph.greatest_code(conv) for conv in convs}
+    if name == "few steps":
+        assert (codes, set(steps)) == ({255}, {64})
+        assert not graph.of("Clip")
+    elif name != "shipped":  # those are what they were trained to be
+        assert codes == {127}
+
+
+def test_sums_read_codes_that_were_not_cut_off(cpu_graphs):
+    graph = Graph(cpu_graphs[1])
+    for clip in graph.of("Clip"):
+        (dequantiser,) = graph.readers(clip.output[0])
+        assert {reader.op_type for reader in graph.readers(dequantiser.output[0])} == {"Conv"}
+
+
+def test_cpu_graph_answers_nearly_as_its_float_twin(cpu_graphs):
+    one, other = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(
+            None, {"frames": faces(4)}
+        )[0]
+        for path in cpu_graphs[:2]
+    )
+    assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()
 
 
 def test_tensor_that_is_always_zero_gets_a_scale_above_zero(repository, build, tmp_path, shipped):

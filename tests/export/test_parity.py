@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import copy_repository, faces, random_checkpoint
 
+from base.provenance import cpu_name
 from export import parity
 from export.command import export
 from export.to_onnx import fold_batch_norms, to_onnx
@@ -144,8 +145,25 @@ def test_parity_report_tells_its_provenance_and_every_rung(capsys, build, reposi
     assert "commit" in text
     assert "cores" in text
     assert "onnxruntime" in text
+    assert cpu_name() in text
     assert text.count("\n| ") >= 1 + 5
     assert text.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "kinds"),
+    [
+        ("fpu sse2", ""),
+        ("fpu avx avx2 fma", " with AVX2"),
+        ("avx2 avx_vnni", " with AVX2, VNNI"),
+        ("avx2 avx512f avx512_vnni avx512_bf16", " with AVX2, AVX-512, VNNI, BF16"),
+        ("avx2 avx512f avx512_vnni amx_bf16 amx_int8", " with AVX2, AVX-512, VNNI, BF16, AMX"),
+    ],
+)
+def test_report_names_the_instructions_that_int8_depends_on(tmp_path, flags, kinds):
+    facts = f"processor\t: 0\nmodel name\t: Any CPU\nflags\t\t: {flags}\npower management:\n"
+    (tmp_path / "cpuinfo").write_text(facts)
+    assert cpu_name(tmp_path / "cpuinfo") == f"Any CPU{kinds}"
 
 
 @pytest.mark.parametrize("variant", ["relation", "self"])

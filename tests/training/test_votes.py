@@ -424,7 +424,7 @@ def refused(arguments, capsys, *words):
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = said.err.splitlines()
-    assert line.startswith("training: ")
+    assert line.startswith("train: ")
     for word in words:
         assert word in line
 
