@@ -1,6 +1,6 @@
 """What the tests share: weights exported once, a server started once, videos made once.
 
-Nothing here reads what `make export` left in model_repository/, so that a user's own export
+Nothing here reads what `videofer export` left in model_repository/, so that a user's own export
 changes no test.
 """
 

@@ -841,7 +841,7 @@ def test_data_of_no_known_form_is_refused_with_words(tmp_path, make, words, caps
     path = next(iter(tmp_path.iterdir()), tmp_path / "data")
     assert main([str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
     error = capsys.readouterr().err
-    assert "training: " in error
+    assert "train: " in error
     assert re.search(words, error)
 
 
