@@ -208,4 +208,6 @@ def test_every_option_explains_itself(option):
 
 def test_sample_is_where_the_makefile_makes_it():
     makefile = (Path(pipeline.ROOT) / "Makefile").read_text()
-    assert f"VIDEO ?= {pipeline.SAMPLE.relative_to(pipeline.ROOT)}" in makefile
+    folder = pipeline.SAMPLE.parent.relative_to(pipeline.ROOT)
+    assert f"DEMO := {folder}\n" in makefile
+    assert f"$(DEMO)/{pipeline.SAMPLE.name}: clients/sample.py" in makefile

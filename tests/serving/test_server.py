@@ -270,7 +270,7 @@ def test_embedded_server_listens_on_loopback_alone(server):
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_every_process_ends_with_the_launcher(repository, ending):
-    command = [sys.executable, "-m", "serving", "--platform", "ort_fp32", "--free-ports"]
+    command = [sys.executable, "-m", "videofer", "serve", "--platform", "ort_fp32", "--free-ports"]
     launcher = subprocess.Popen(
         [*command, "--repository", str(repository)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
