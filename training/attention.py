@@ -40,7 +40,8 @@ EMBED_BATCH = 16  # clips
 LEARNING_RATE = 0.003
 # What the distance of the weights from the shares asked for counts, beside that of the answers.
 TOLD_SHARE = 1.0
-EXPRESSION = 0.3  # by which part of a clear face's share a neutral one's is less
+EXPRESSION = 0.5  # by which part of a clear face's share a neutral one's is less
+DEAD = 1e-6  # a step of weights, below which a channel is dead
 
 
 @torch.no_grad()
@@ -59,9 +60,9 @@ def round_weights(backbone: ResNet18, *, is_gray: bool) -> None:
         if isinstance(module, nn.Conv2d):
             sums = is_gray and module is backbone.conv1
             weight = backbone.narrow_weight() if sums else module.weight
-            # A channel of zeros has no step; any will do.
-            step = (weight.abs().amax((1, 2, 3), keepdim=True) / FEW_STEPS).clamp(min=1e-12)
-            rounded = (weight / step).round() * step
+            step = weight.abs().amax((1, 2, 3), keepdim=True) / FEW_STEPS
+            # A dead channel is all but zero: made so, as FP16 could not hold its steps.
+            rounded = torch.where(step > DEAD, (weight / step).round() * step, 0.0)
             module.weight.copy_(rounded / module.in_channels if sums else rounded)
 
 

@@ -120,11 +120,17 @@ def sharpen(faces: Tensor, detail: float, draws: Generator) -> Tensor:
     if not detail:
         return faces
     # A window as wide as one and a half of FER2013's pixels, at whatever size it is seen.
-    half = max(1, round(faces.shape[-1] * 1.5 / 48 / 2))
-    around = F.avg_pool2d(faces, 2 * half + 1, 1, half, count_include_pad=False)
-    around = F.avg_pool2d(around, 2 * half + 1, 1, half, count_include_pad=False)
+    around = smooth(faces, 1.5 / 48)
     amount = detail * uniform(faces, -0.5, 1, draws, len(faces), 1, 1, 1)
     return (faces + amount * (faces - around)).clamp(0, 1)
+
+
+def smooth(faces: Tensor, share: float) -> Tensor:
+    """Average each pixel with those around it, twice, in windows of a share of the side."""
+    half = max(1, round(share * faces.shape[-1] / 2))
+    for _ in range(2):
+        faces = F.avg_pool2d(faces, 2 * half + 1, 1, half, count_include_pad=False)
+    return faces
 
 
 def light(faces: Tensor, variation: Variation, draws: Generator) -> Tensor:

@@ -37,7 +37,7 @@ M = TypeVar("M", bound=nn.Module)
 # next row of the log.
 SAVE_SECONDS = 120.0
 LOG_STEPS = 50  # a row of log.csv is the mean of so many
-RECIPE_VERSION = 7  # changes with any code that changes what a run ends with
+RECIPE_VERSION = 8  # changes with any code that changes what a run ends with
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from training.augment import Variation, light, rectangles, sharpen, shrink, uniform, view, windows
+from training.augment import (
+    Variation,
+    light,
+    rectangles,
+    sharpen,
+    shrink,
+    smooth,
+    uniform,
+    view,
+    windows,
+)
 
 KINDS = ("blurred", "dark", "occluded", "misaligned", "turned away")
 BLURRED, DARK, OCCLUDED, MISALIGNED, TURNED = range(len(KINDS))
@@ -170,6 +180,21 @@ def sign(like: Tensor, draws: Generator) -> Tensor:
 
 
 def blur(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
+    """Blur the chosen faces: half of them moved, the others are out of focus."""
+    moved = uniform(faces, 0, 1, draws, len(faces)) < 0.5
+    return defocus(smear(faces, chosen & moved, draws), chosen & ~moved, draws)
+
+
+def defocus(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
+    """Take the chosen faces out of focus, by 0.03 to 0.08 of their side (standard deviation)."""
+    much = uniform(faces, 0, 1, draws, len(faces), 1, 1, 1)
+    if not chosen.any():
+        return faces
+    near, far = (smooth(faces[chosen], share) for share in (0.08, 0.19))
+    return faces.index_put((chosen,), torch.lerp(near, far, much[chosen]))
+
+
+def smear(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
     """Smear the chosen faces along a straight line, 0.2 to 0.5 of their side long."""
     angle = uniform(faces, 0, math.pi, draws, len(faces))
     length = uniform(faces, 0.4, 1.0, draws, len(faces))  # in windows' units: a side is 2 long

@@ -47,7 +47,7 @@ def test_without_a_platform_the_best_is_served_that_is_whole(tmp_path, repositor
     partly = copy_repository(tmp_path / "model_repository")
     offer(partly, "fan")
     for model in ("fan_embedder", "fan_attention"):
-        (partly / model / "1").mkdir()
+        (partly / model / "1").mkdir(exist_ok=True)
         (partly / model / "1" / "model.onnx").write_text("a graph")
     platform, reason = choose_platform(partly, "26.11")
     assert platform.name == "ort_fp32"

@@ -488,14 +488,14 @@ def test_stage_two_on_stills_learns_to_pool_and_keeps_what_stage_one_learnt(tmp_
         seen = state[name]
         if name == "conv1.weight":  # of a gray network the sum means something, and it alone
             seen, value = seen.sum(1), value.sum(1)
-        # Half a step of 127, of the greatest weight.
-        atol = value.abs().max() / 250 if seen.ndim > 2 else 0
+        # Half a step of 64, of the greatest weight.
+        atol = value.abs().max() / 127 if seen.ndim > 2 else 0
         assert torch.allclose(seen, value, rtol=0, atol=atol), name
     torch.manual_seed(0)  # that of options()
     before = ClipClassifier(7).attention.state_dict()
     for name in ("alpha.0.weight", "beta.0.weight"):
         assert not torch.equal(state[name], before[name])
-    # They begin as `fc`, and are scaled at the end: neither alone turns a row.
+    # They begin as `fc`.
     for rows in (state["pred_fc1.weight"], state["pred_fc2.weight"][:, :512]):
         assert F.cosine_similarity(rows, state["fc.weight"]).max() < 0.9999
     assert state["pred_fc2.weight"][:, 512:].any()
