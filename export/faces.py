@@ -20,6 +20,7 @@ from PIL import Image
 from base.errors import ExportError
 from networks.preprocessing import FRAME_SIZE
 
+NUM_LFW_FACES = 100  # the first half of scikit-image's lfw_subset; the rest are no faces
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
@@ -121,6 +122,17 @@ def open_picture(path: Path) -> Image.Image:
         return Image.open(path).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ExportError(f"{path}: not a picture that can be read ({error})") from error
+
+
+def small_faces(num: int = NUM_LFW_FACES) -> np.ndarray:
+    """Give the first of the hundred faces that scikit-image carries: (num, 224, 224, 3) uint8.
+
+    They are of 25 pixels, and gray: enough to hold precisions and engines against each other.
+    """
+    from skimage.data import lfw_subset  # an extra of the client's
+
+    pictures = (lfw_subset()[:num] * 255).astype(np.uint8)
+    return np.stack([to_face(picture) for picture in pictures])
 
 
 def to_face(picture: np.ndarray | Path) -> np.ndarray:

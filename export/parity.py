@@ -25,7 +25,6 @@ from polygraphy.backend.common import BytesFromPath
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
-from skimage.data import lfw_subset
 from tqdm import tqdm
 
 from base import ROOT
@@ -33,7 +32,7 @@ from base.command import make_parser, run_command
 from base.errors import ExportError
 from base.provenance import provenance
 from export.exported import recall_or_shipped
-from export.faces import Faces, read_faces, to_face
+from export.faces import Faces, read_faces, small_faces
 from export.profiles import PLANS, Plan
 from export.to_plan import find_gpu, find_tensorrt, intended, is_current, read_graph
 from networks.checkpoint import Checkpoint, add_arguments, build, source_of
@@ -42,7 +41,6 @@ from networks.prior import with_prior
 
 BATCH = 16
 PACKAGES = ("torch", "onnx", "onnxruntime", "polygraphy")
-NUM_LFW_FACES = 100  # the first half of scikit-image's lfw_subset; the rest are no faces
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # one model: its input -> its outputs
 
@@ -276,8 +274,7 @@ def read_data(path: Path | None, labels: tuple[str, ...]) -> tuple[Faces, str]:
     """Read the faces asked for, or those that a dependency carries; say what they are."""
     if path is not None:
         return read_faces(path, labels), path.name
-    pictures = (lfw_subset()[:NUM_LFW_FACES] * 255).astype(np.uint8)
-    return Faces(np.stack([to_face(p) for p in pictures]), None), "scikit-image's lfw_subset"
+    return Faces(small_faces(), None), "scikit-image's lfw_subset"
 
 
 def build_parser() -> argparse.ArgumentParser:

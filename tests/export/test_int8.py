@@ -16,7 +16,7 @@ from export import to_int8_cpu
 from export.calibrate import calibrate, fingerprint, main, ranges_path, read_calibration
 from export.command import export
 from export.command import main as export_command
-from export.faces import read_faces
+from export.faces import read_faces, small_faces
 from export.to_int8 import FEW_STEPS, to_int8
 from networks.checkpoint import write_checkpoint
 from networks.preprocessing import Preprocessing
@@ -250,7 +250,7 @@ def test_sums_read_codes_that_were_not_cut_off(cpu_graphs):
 def test_cpu_graph_answers_nearly_as_its_float_twin(cpu_graphs):
     one, other = (
         onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(
-            None, {"frames": faces(4)}
+            None, {"frames": small_faces(4)}
         )[0]
         for path in cpu_graphs[:2]
     )

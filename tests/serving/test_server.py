@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from clients.stream import ClipStream
 from clients.triton import TritonClient
 from export.command import export
+from export.faces import small_faces
 from networks.checkpoint import LABELS, read_checkpoint
 from networks.fan import ClipAnswer
 from serving.embedded import EmbeddedServer
@@ -115,7 +116,7 @@ def test_int8_on_the_cpu_is_served_and_calls_the_sample_happy(repository, build,
 def test_int8_of_either_engine_answers_nearly_as_fp32_for_every_network(
     server, repository, sample, predict
 ):
-    frames, logits = faces(16), {}
+    frames, logits = small_faces(16), {}
     for name in ("ort_int8", "openvino_int8"):
         platform = read_platform(repository, name)
         with EmbeddedServer(platform) as running:
