@@ -57,6 +57,7 @@ from training.spoil import (
     KINDS,
     MIXED_SHARE,
     TURNED,
+    blur,
     draw_kinds,
     make_clips,
     mixed_sources,
@@ -512,6 +513,26 @@ def test_rounded_weights_are_those_int8_has(is_gray):
         assert (steps - steps.round()).abs().max() < 1e-3  # float32's own rounding
     step = before.abs().amax((1, 2, 3)) / 64
     assert ((seen - before).abs().amax((1, 2, 3)) < 0.51 * step).all()
+
+
+def test_channels_too_small_for_fp16_become_zeros():
+    backbone = StillClassifier(7).backbone
+    with torch.no_grad():
+        backbone.conv1.weight[3] *= 1e-6
+    others = backbone.conv1.weight[4:].clone()
+    round_weights(backbone, is_gray=True)
+    assert not backbone.conv1.weight[3].any()
+    assert backbone.conv1.weight[4:].sum(1).allclose(others.sum(1), atol=0.02)
+
+
+def test_blurred_faces_are_moved_or_out_of_focus():
+    stripes = torch.zeros(64, 1, 56, 56)
+    stripes[:, :, ::4] = 1.0  # a horizontal motion leaves them, being out of focus does not
+    seen = blur(stripes, torch.ones(64, dtype=torch.bool), draws(0))
+    left = seen[:, 0, 14:42, 28].std(1)
+    assert (left < 0.05).any()
+    assert (left > 0.2).any()
+    assert torch.equal(blur(stripes, torch.zeros(64, dtype=torch.bool), draws(0)), stripes)
 
 
 def test_clear_frames_vote_and_spoilt_ones_do_not():
