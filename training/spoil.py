@@ -211,10 +211,9 @@ def smear(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
 
 
 def darken(faces: Tensor, chosen: Tensor, draws: Generator) -> Tensor:
-    """Leave the chosen faces a twentieth to a quarter of their light, and a sensor's noise."""
-    left = uniform(faces, 0.05, 0.25, draws, len(faces), 1, 1, 1)
-    spread = uniform(faces, 0, 0.02, draws, len(faces), 1, 1, 1)
-    noise = spread * torch.randn(faces.shape, generator=draws, device=faces.device)
+    """Leave the chosen faces a twentieth to a sixth of their light, and a sensor's noise."""
+    left = uniform(faces, 0.05, 0.17, draws, len(faces), 1, 1, 1)
+    noise = 0.02 * torch.randn(faces.shape, generator=draws, device=faces.device)
     return torch.where(chosen[:, None, None, None], (faces * left + noise).clamp(0, 1), faces)
 
 

@@ -77,8 +77,9 @@ def test_spoilt_frames_of_the_sample_weigh_less_than_clear_ones(predict, sample)
     weights = np.array(result["weights"])
     clear = weights[kinds == "clear"].mean()
     assert weights[kinds == "blurred"].mean() < 0.2 * clear
-    assert weights[kinds == "dark"].mean() < 0.2 * clear
-    assert weights[kinds == "occluded"].mean() < clear
+    # At an eighth of the light this smile can be read all the same.
+    assert weights[kinds == "dark"].mean() < 0.7 * clear
+    assert weights[kinds == "occluded"].mean() < 0.7 * clear
     assert "faceless" not in kinds
 
 
