@@ -9,7 +9,7 @@ of the two has 7 bits, and no pair gets there:
     weights that lie on 64 steps either way   64 * 255 * 2 < 2^15    codes of 8 bits
     any others                               127 * 127 * 2 < 2^15    codes cut off at 127
 
-`make train` leaves FAN's weights on 64 steps: docs/quantisation.md.
+`videofer train` leaves FAN's weights on 64 steps: docs/measured/quantisation.md.
 """
 
 from collections.abc import Collection, Sequence

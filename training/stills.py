@@ -107,7 +107,7 @@ class StillsRecipe:
         adam: rather than SGD with momentum.
         weight_decay: of convolutions and linear layers.
         sam: how far uphill a step takes its gradient, as in loop.Recipe.
-        shift: added to the logits while they learn, one value a class: see `balance`.
+        shift: added to the logits while they learn, one value a class: see `run.log_prior`.
     """
 
     phases: tuple[Phase, ...]
