@@ -78,8 +78,8 @@ def test_spoilt_frames_of_the_sample_weigh_less_than_clear_ones(predict, sample)
     clear = weights[kinds == "clear"].mean()
     assert weights[kinds == "blurred"].mean() < 0.2 * clear
     # At an eighth of the light this smile can be read all the same.
-    assert weights[kinds == "dark"].mean() < 0.7 * clear
-    assert weights[kinds == "occluded"].mean() < 0.7 * clear
+    assert weights[kinds == "dark"].mean() < 0.6 * clear
+    assert weights[kinds == "occluded"].mean() < 0.6 * clear
     assert "faceless" not in kinds
 
 
@@ -93,7 +93,7 @@ def test_a_smile_weighs_more_than_the_neutral_frames_around_it(predict, smile):
     assert len(neutral) > 10
     assert smiling.min() > neutral.max()
     # No more than that is asked: a neutral stretch of a track has its share in the answer.
-    assert smiling.mean() > 1.1 * neutral.mean()
+    assert smiling.mean() > 1.15 * neutral.mean()
 
 
 def test_json_is_one_complete_object(predict, sample, server, shipped):
