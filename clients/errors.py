@@ -16,6 +16,10 @@ class VideoUnreadable(FerError):
     """A file that is missing, not a video, cut off, or without frames."""
 
 
+class NotWritten(FerError):
+    """A result that cannot be written, for a full disk, say."""
+
+
 class NoFaceFound(FerError):
     """A video in which no looked-at frame shows a face."""
 

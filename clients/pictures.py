@@ -13,10 +13,10 @@ appears under its name once it is whole.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import matplotlib
 import numpy as np
 from tqdm import tqdm
@@ -26,6 +26,7 @@ from clients.occlusion import Saliency
 from clients.outlines import Outline, box_corners, outline, to_pixels
 from clients.result import Result, Sighting
 from clients.video import Frame, read_frames, read_info
+from clients.writer import VideoWriter
 
 matplotlib.use("Agg")  # no display needed
 
@@ -138,31 +139,29 @@ def crop_faces(video: Path, faces: list[Sighting]) -> list[np.ndarray]:
 def annotate(result: Result, video: Path, target: Path, *, progress: bool = False) -> None:
     """Write the video, as far as it was looked at, with the answer drawn into every frame.
 
-    H.264, 4:2:0, its index first: what every browser plays. Without sound.
+    H.264, 4:2:0, its index first: what every browser plays. Times and sound are the video's own.
     """
     info = read_info(video)
     # 4:2:0 wants even sides: one column or row goes where there is an odd one.
     size = (max(2, info.width // 2 * 2), max(2, info.height // 2 * 2))
-    with whole(target) as partial:
-        writer = imageio_ffmpeg.write_frames(
-            str(partial),
-            size,
-            fps=info.fps or 25,
-            codec="libx264",
-            macro_block_size=2,
-            quality=None,
-            output_params=["-crf", "20", "-movflags", "+faststart", "-f", "mp4"],
-        )
-        writer.send(None)
+    total = result.sightings[-1].index + 1 if result.stopped_early else info.num_frames
+    with VideoWriter(target, fps=info.fps, size=size, sound_of=video) as writer:
         frames = annotated_frames(result, video)
-        total = result.sightings[-1].index + 1 if result.stopped_early else info.num_frames
-        bar = tqdm(frames, total=total, unit="frame", desc=target.name, disable=not progress)
-        for image in bar:
-            writer.send(np.ascontiguousarray(image[: size[1], : size[0]]))
-        writer.close()
+        for frame in tqdm(
+            frames, total=total, unit="frame", desc=target.name, disable=not progress
+        ):
+            writer.write(fit(frame.image, size), frame.pts_seconds)
 
 
-def annotated_frames(result: Result, video: Path) -> Iterator[np.ndarray]:
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a frame of another size, as they come in mid stream, to the video's."""
+    height, width = image.shape[:2]
+    if (width // 2 * 2, height // 2 * 2) == size:
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def annotated_frames(result: Result, video: Path) -> Iterator[Frame]:
     """Draw into every frame what the last looked-at frame, itself or before it, said."""
     numbers = {face.index: i for i, face in enumerate(result.faces)}
     upcoming = list(reversed(result.sightings))
@@ -172,7 +171,7 @@ def annotated_frames(result: Result, video: Path) -> Iterator[np.ndarray]:
             last = upcoming.pop()
         if result.stopped_early and frame.index > last.index and not upcoming:
             return  # nobody looked at what comes after
-        yield draw(frame, result, last, numbers.get(last.index))
+        yield replace(frame, image=draw(frame, result, last, numbers.get(last.index)))
 
 
 def draw(frame: Frame, result: Result, sighting: Sighting, number: int | None) -> np.ndarray:

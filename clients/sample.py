@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 from skimage.data import astronaut
+
+from clients.writer import VideoWriter
 
 FPS = 25
 SIDE = 360  # pixels, of the square video
@@ -87,13 +88,9 @@ def write_sample(target: Path) -> None:
     picture = astronaut()
     target.parent.mkdir(parents=True, exist_ok=True)
     num_frames = round(FPS * sum(stretch.seconds for stretch in STRETCHES))
-    writer = imageio_ffmpeg.write_frames(
-        str(target), (SIDE, SIDE), fps=FPS, macro_block_size=2, output_params=["-crf", "18"]
-    )
-    writer.send(None)
-    for index in range(num_frames):
-        writer.send(np.ascontiguousarray(render(picture, index / FPS)))
-    writer.close()
+    with VideoWriter(target, fps=FPS, size=(SIDE, SIDE)) as writer:
+        for index in range(num_frames):
+            writer.write(render(picture, index / FPS), index / FPS)
 
 
 def main(argv: list[str] | None = None) -> int:

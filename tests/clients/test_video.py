@@ -1,12 +1,14 @@
 """Frames come out of a video upright, with their times, evenly, and one by one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import ffmpeg
 
 from clients.errors import VideoUnreadable
 from clients.sample import FPS
-from clients.video import prefetch, read_frames, read_info
+from clients.video import in_order, prefetch, read_frames, read_info
 
 
 def times(path, **options):
@@ -70,13 +72,236 @@ def test_bytes_that_a_camera_appended_are_no_cut(sample, tmp_path):
     assert len(times(longer)) == 125
 
 
-def test_damaged_video_is_warned_about(sample, tmp_path, caplog):
+def test_damaged_packets_are_passed_over_and_told(sample, tmp_path, caplog):
     content = bytearray(sample.read_bytes())
-    content[60_000:170_000] = bytes(110_000)
+    content[60_000:100_000] = bytes(40_000)
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(content)
-    num_frames = len(times(damaged))
-    assert f"only {num_frames} of the 125 frames its header promises" in caplog.text
+    read = times(damaged)
+    assert 60 < len(read) < 125
+    assert read[-1] == pytest.approx(124 / FPS)  # what comes after the damage is read
+    assert "damaged packets were passed over" in caplog.text
+
+
+def test_nothing_is_warned_about_where_nothing_was_lost(sample, tmp_path, caplog):
+    trimmed = tmp_path / "trimmed.mp4"
+    ffmpeg("-ss", 0.7, "-i", sample, "-c", "copy", trimmed)
+    assert len(times(trimmed)) < 125
+    assert caplog.text == ""
+
+
+# A clip of NUM frames: frame i is a gray of level(i), but for a square that is wider than high.
+NUM = 12
+RATE = 10
+
+
+def level(i):
+    return 40 + 15 * i
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A video without loss, whose frames say their number by their brightness."""
+    path = tmp_path_factory.mktemp("numbered") / "numbered.mkv"
+    gray = f"color=black:size=96x64:rate={RATE}:duration={NUM / RATE},format=gray"
+    ffmpeg("-f", "lavfi", "-i", f"{gray},geq=lum='40+15*N'", "-c:v", "ffv1", path)
+    return path
+
+
+def numbers(path):
+    """Which frames of `numbered` a video shows, by their brightness, and when."""
+    frames = list(read_frames(path))
+    shown = [round((f.image[8:-8, 8:-8].mean() - 40) / 15) for f in frames]
+    return shown, [f.pts_seconds for f in frames]
+
+
+ENCODED = {
+    "interlaced mpeg2.mpg": ["-c:v", "mpeg2video", "-q:v", 1, "-flags", "+ildct+ilme"],
+    "interlaced h264.ts": [
+        "-c:v",
+        "libx264",
+        "-qp",
+        4,
+        "-x264opts",
+        "tff=1",
+        "-vf",
+        "setfield=tff",
+    ],
+    "interlaced.mov": ["-c:v", "prores_ks", "-flags", "+ildct"],
+    "progressive, flagged.mp4": ["-c:v", "libx264", "-qp", 4, "-x264opts", "fake-interlaced=1"],
+    "av1.mp4": ["-c:v", "libsvtav1", "-preset", 12, "-crf", 4],
+    "b-frames.avi": ["-c:v", "mpeg4", "-q:v", 1, "-bf", 2],
+    "raw.h264": ["-c:v", "libx264", "-qp", 4],
+    "raw.hevc": ["-c:v", "libx265", "-x265-params", "log-level=error:qp=4"],
+    "animated.gif": [],
+    "animated.apng": ["-f", "apng"],
+    "ten bits.mp4": [
+        "-c:v",
+        "libx265",
+        "-x265-params",
+        "log-level=error:qp=4",
+        "-pix_fmt",
+        "yuv420p10le",
+    ],
+    "fragments.mp4": [
+        "-c:v",
+        "libx264",
+        "-qp",
+        4,
+        "-g",
+        4,
+        "-movflags",
+        "frag_keyframe+empty_moov",
+    ],
+    "offset.ts": ["-c:v", "libx264", "-qp", 4, "-output_ts_offset", 3600],
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_every_frame_of_every_kind_is_shown_at_its_own_time(numbered, tmp_path, name):
+    target = tmp_path / name
+    rate = [] if "animated" in name else ["-r", 25, "-pix_fmt", "yuv420p"]
+    ffmpeg("-i", numbered, *rate, *ENCODED[name], target)
+    shown, seconds = numbers(target)
+    fps = 25 if rate else RATE
+    assert seconds == pytest.approx([i / fps for i in range(len(seconds))], abs=0.006)
+    each = [min(NUM - 1, round(t * RATE - 0.25)) for t in seconds]
+    assert max(abs(a - b) for a, b in zip(shown, each, strict=True)) <= 1
+    assert sorted(set(shown)) == list(range(NUM))
+
+
+@pytest.mark.parametrize("ratio", ["4/3", "64/45", "2/1", "1/2"])
+def test_pixels_that_are_not_square_are_shown_as_a_player_does(numbered, tmp_path, ratio):
+    squeezed = tmp_path / "squeezed.mkv"
+    ffmpeg("-i", numbered, "-vf", f"setsar={ratio}", "-c:v", "ffv1", squeezed)
+    above, below = map(int, ratio.split("/"))
+    height, width = next(read_frames(squeezed)).image.shape[:2]
+    assert width / height == pytest.approx(96 / 64 * above / below, rel=0.02)
+    assert (read_info(squeezed).width, read_info(squeezed).height) == (width, height)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (["-display_hflip"], np.fliplr),
+        (["-display_vflip"], np.flipud),
+        (["-display_rotation", 180], lambda image: np.rot90(image, 2)),
+        (["-display_rotation", 270], lambda image: np.rot90(image, 3)),
+        (["-display_rotation", 45], lambda image: image),
+    ],
+    ids=["hflip", "vflip", "180", "270", "no quarter"],
+)
+def test_display_matrix_is_honoured(sample, tmp_path, option, expected):
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    ffmpeg("-i", sample, "-vf", "crop=360:200", "-frames:v", 2, plain)
+    ffmpeg(*option, "-i", plain, "-c", "copy", turned)
+    upright = next(read_frames(plain)).image
+    np.testing.assert_array_equal(next(read_frames(turned)).image, expected(upright))
+
+
+def test_video_that_starts_after_its_sound_keeps_its_times(numbered, tmp_path):
+    late = tmp_path / "late.mkv"
+    tone = ["-f", "lavfi", "-i", "sine=duration=4"]
+    ffmpeg("-itsoffset", 2, "-i", numbered, *tone, "-c:v", "copy", "-c:a", "aac", late)
+    assert times(late) == pytest.approx([2 + i / RATE for i in range(NUM)], abs=0.03)
+
+
+def test_stretch_without_pictures_loses_none(numbered, tmp_path):
+    gap = tmp_path / "gap.mp4"
+    apart = "settb=1/1000,setpts='if(lt(N,4),N*100,60000+(N-4)*100)'"
+    tone = ["-f", "lavfi", "-i", "sine=duration=62", "-map", "0:v", "-map", "1:a", "-c:a", "aac"]
+    way = ["-fps_mode", "vfr", "-enc_time_base", "1:1000", "-c:v", "libx264", "-bf", 0, "-qp", 4]
+    ffmpeg("-i", numbered, *tone, "-vf", f"{apart},format=yuv420p", *way, gap)
+    shown, seconds = numbers(gap)
+    assert shown == list(range(NUM))
+    assert seconds[3:5] == pytest.approx([0.3, 60.0], abs=0.06)
+
+
+def test_size_that_changes_in_mid_stream_is_shown_as_it_changes(numbered, tmp_path):
+    parts = []
+    for size in ("96:64", "192:128"):
+        part = tmp_path / f"{size.replace(':', 'x')}.ts"
+        ffmpeg(
+            "-i", numbered, "-vf", f"scale={size},format=yuv420p", "-c:v", "libx264", "-bf", 0, part
+        )
+        parts.append(part.read_bytes())
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(parts))
+    frames = list(read_frames(joined))
+    assert [f.image.shape[0] for f in frames] == [64] * NUM + [128] * NUM
+    # The second part's times begin anew; here they go on.
+    assert np.diff([f.pts_seconds for f in frames]) == pytest.approx(np.full(2 * NUM - 1, 1 / RATE))
+
+
+def test_default_track_is_taken_and_a_cover_is_not(numbered, sample, tmp_path):
+    two = tmp_path / "two.mkv"
+    ways = [
+        "-map",
+        0,
+        "-map",
+        1,
+        "-c",
+        "copy",
+        "-disposition:v:0",
+        0,
+        "-disposition:v:1",
+        "default",
+    ]
+    ffmpeg("-i", sample, "-i", numbered, *ways, two)
+    assert next(read_frames(two)).image.shape == (64, 96, 3)
+
+
+def test_rate_of_the_video_itself_takes_every_frame_of_matroska(sample, tmp_path):
+    rounded = tmp_path / "rounded.mkv"
+    ffmpeg("-i", sample, "-vf", "setpts=N/(30*TB)", "-r", 30, rounded)
+    assert len(times(rounded, fps=30)) == len(times(rounded)) == 125
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([0.0, 0.1, 3600.2, 0.3, 0.4], [0.0, 0.1, 0.2, 0.3, 0.4]),  # one absurd time
+        ([5.0, 5.1, 5.2], [0.0, 0.1, 0.2]),
+        ([0.0, 0.1, 0.2, 0.0, 0.1], [0.0, 0.1, 0.2, 0.3, 0.4]),  # joined streams
+        ([None, None, None], [0.0, 0.1, 0.2]),
+        ([0.0, 0.1, 60.0, 60.1], [0.0, 0.1, 60.0, 60.1]),  # a true gap
+    ],
+    ids=["leap", "offset", "anew", "none", "gap"],
+)
+def test_times_grow_whatever_is_told(told, expected):
+    start = told[0] or 0.0
+    found = [seconds for _, seconds in in_order(((i, t) for i, t in enumerate(told)), start, 0.1)]
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no/such.mp4", "no such file"),
+        ("loop.mp4", "cannot be read"),
+        ("x" * 300 + ".mp4", "cannot be read (File name too long)"),
+        ("rtsp://user:secret@localhost:9/stream", "rtsp://localhost:9/stream cannot be opened"),
+        ("http://localhost:9/clip.mp4", "cannot be opened (Connection refused)"),
+        ("/dev/video97", "/dev/video97 cannot be opened (No such file or directory)"),
+    ],
+    ids=["missing", "loop", "long", "rtsp", "http", "camera"],
+)
+def test_source_that_is_not_there_is_told_in_one_line(tmp_path, name, words):
+    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
+    spec = name if name.startswith(("/", "rtsp", "http")) else tmp_path / name
+    with pytest.raises(VideoUnreadable) as error:
+        next(read_frames(spec))
+    assert words in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_video_on_standard_input_is_read(sample, tmp_path, monkeypatch):
+    piped = tmp_path / "piped.mkv"
+    ffmpeg("-i", sample, "-c", "copy", piped)
+    with piped.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file))
+        assert len(times("-")) == 125
 
 
 def test_prefetch_holds_no_more_than_it_was_told(sample):
