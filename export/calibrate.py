@@ -46,7 +46,7 @@ BATCH = 8
 NUM_BINS = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The ranges of one checkpoint's activations, and where they come from.
 
@@ -141,7 +141,13 @@ def calibrate(
         name: (float(f"{low:.6g}"), float(f"{high:.6g}"))
         for name, low, high in zip(names, least, greatest, strict=True)
     }
-    return Calibration(fingerprint(checkpoint), faces, len(images), percentile, spans)
+    return Calibration(
+        fingerprint=fingerprint(checkpoint),
+        faces=faces,
+        num_faces=len(images),
+        percentile=percentile,
+        ranges=spans,
+    )
 
 
 def open_at(path: Path, names: list[str]) -> onnxruntime.InferenceSession:

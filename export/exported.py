@@ -45,12 +45,12 @@ def recall(network: str, repository: Path) -> Source | None:
     options = {**record.options}
     if "labels" in options:
         options["labels"] = tuple(options["labels"])
-    return Source(record.checkpoint, network, **options)
+    return Source(path=record.checkpoint, network=network, **options)
 
 
 def recall_or_shipped(network: str, repository: Path) -> Source | None:
     """Say what a network was last exported from, else its shipped weights, if there are any."""
-    own = Source(shipped(network), network) if shipped(network).is_file() else None
+    own = Source(path=shipped(network), network=network) if shipped(network).is_file() else None
     return recall(network, repository) or own
 
 

@@ -73,7 +73,7 @@ class Rung:
         return features, np.stack([self.pooling(row[None])["logits"] for row in features])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What a rung answered, against the first one's answers."""
 
@@ -220,13 +220,13 @@ def compare(rungs: list[Rung], faces: Faces) -> list[Row]:
         top = logits.argmax(axis=1)
         rows.append(
             Row(
-                rung.name,
-                spread(features - first[0]),
-                spread(logits - first[1]),
-                float((np.exp(expected) * (expected - found)).sum(axis=1).mean()),
-                float((top == first[1].argmax(axis=1)).mean()),
-                None if faces.labels is None else float((top == faces.labels).mean()),
-                rung.file.stat().st_size / 1e6 if rung.file else None,
+                name=rung.name,
+                feature_difference=spread(features - first[0]),
+                logit_difference=spread(logits - first[1]),
+                divergence=float((np.exp(expected) * (expected - found)).sum(axis=1).mean()),
+                agreement=float((top == first[1].argmax(axis=1)).mean()),
+                accuracy=None if faces.labels is None else float((top == faces.labels).mean()),
+                megabytes=rung.file.stat().st_size / 1e6 if rung.file else None,
             )
         )
     return rows

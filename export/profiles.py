@@ -19,7 +19,7 @@ class Span(NamedTuple):
     high: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """TensorRT's shapes of the one dynamic input.
 
@@ -47,7 +47,7 @@ class Profile:
         return low, common, high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """One TensorRT plan.
 
@@ -79,27 +79,49 @@ class Plan:
 def both(network: str, model: str, profile: Profile) -> tuple[Plan, Plan]:
     """The plans of a model that looks at frames."""
     return (
-        Plan(network, model, "fp16", "model.plan", profile),
-        Plan(network, model, "int8", "model_int8.plan", profile),
+        Plan(
+            network=network, model=model, precision="fp16", filename="model.plan", profile=profile
+        ),
+        Plan(
+            network=network,
+            model=model,
+            precision="int8",
+            filename="model_int8.plan",
+            profile=profile,
+        ),
     )
 
 
 # 32 frames: three seconds of a clip at 10 frames a second, or a few clips that arrive together.
-FRAMES = Profile("frames", (224, 224, 3), low=1, common=32, high=128)
+FRAMES = Profile(tensor="frames", frame=(224, 224, 3), low=1, common=32, high=128)
 # RAN looks at up to 8 regions of each.
-FRAMES_OF_REGIONS = Profile("frames", (224, 224, 3), low=1, common=4, high=16)
+FRAMES_OF_REGIONS = Profile(tensor="frames", frame=(224, 224, 3), low=1, common=4, high=16)
 # An hour at 10 frames a second is 36,000.
-FEATURES = Profile("features", (512,), low=1, common=64, high=65_536)
-BATCH_OF_FEATURES = Profile("features", (512,), low=1, common=32, high=128)
-SCORES = Profile("scores", (Span(2, 7, 64),), low=1, common=64, high=65_536)
+FEATURES = Profile(tensor="features", frame=(512,), low=1, common=64, high=65_536)
+BATCH_OF_FEATURES = Profile(tensor="features", frame=(512,), low=1, common=32, high=128)
+SCORES = Profile(tensor="scores", frame=(Span(2, 7, 64),), low=1, common=64, high=65_536)
 
 # What pools frames, in FP16 or in FP32, serves platform trt_int8 too.
 PLANS = (
     *both("fan", "fan_embedder", FRAMES),
-    Plan("fan", "fan_attention", "fp16", "model.plan", FEATURES),
-    Plan("fan", "fan_classifier", "fp16", "model.plan", BATCH_OF_FEATURES),
+    Plan(
+        network="fan",
+        model="fan_attention",
+        precision="fp16",
+        filename="model.plan",
+        profile=FEATURES,
+    ),
+    Plan(
+        network="fan",
+        model="fan_classifier",
+        precision="fp16",
+        filename="model.plan",
+        profile=BATCH_OF_FEATURES,
+    ),
     *both("dan", "dan_frames", FRAMES),
     *both("ran", "ran_frames", FRAMES_OF_REGIONS),
     *both("deep_emotion", "deep_emotion_frames", FRAMES),
-    Plan("fan", "score_fusion", "fp16", "model.plan", SCORES),
+    Plan(
+        network="fan", model="score_fusion", precision="fp16", filename="model.plan", profile=SCORES
+    ),
 )

@@ -48,7 +48,7 @@ class Gpu:
     compute_capability: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a plan was built from and for; the JSON beside it.
 

@@ -58,7 +58,7 @@ STATE_KEYS = ("state_dict", "model_state_dict")  # where torch files keep the we
 NUM_KEYS_NAMED = 12  # of missing or unexpected keys in one error; a wrong network has hundreds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A network's weights and all that is needed to serve them.
 
@@ -348,7 +348,16 @@ def read_checkpoint(
         notes = json.loads(metadata.get("notes", "{}"))
         natural = tuple(map(float, json.loads(metadata.get("natural", "[]"))))
         prior = metadata.get("prior", "natural")
-        return Checkpoint(state, labels, preprocessing, variant, notes, chosen.name, natural, prior)
+        return Checkpoint(
+            state=state,
+            labels=labels,
+            preprocessing=preprocessing,
+            variant=variant,
+            notes=notes,
+            network=chosen.name,
+            natural=natural,
+            prior=prior,
+        )
     except (CheckpointError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -513,7 +522,7 @@ def shipped(network: str) -> Path:
     return WEIGHTS / f"{network}.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A checkpoint's file, and what it does not say itself: see read_checkpoint."""
 
@@ -566,7 +575,14 @@ def source_of(args: argparse.Namespace) -> Source:
             f"no weights of {NETWORKS[name].title} are shipped; name a checkpoint of it with "
             "--checkpoint <file>, and its emotions with --labels where it does not say"
         )
-    return Source(path, args.model, args.labels, args.color, args.variant, args.prior)
+    return Source(
+        path=path,
+        network=args.model,
+        labels=args.labels,
+        color=args.color,
+        variant=args.variant,
+        prior=args.prior,
+    )
 
 
 def parse_prior(text: str) -> str:

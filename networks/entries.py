@@ -30,7 +30,7 @@ EARLY = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """One model of a network.
 
@@ -78,7 +78,7 @@ class Recipe:
     learning_rate: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """One of the networks.
 
@@ -118,12 +118,22 @@ class Network:
 def fusion() -> Part:
     """What pools single frames; it has no weights, and all networks share it."""
     outputs = FusedScores._fields
-    return Part("score_fusion", ScoreFusion(), "scores", (None,), outputs)
+    return Part(
+        model="score_fusion", module=ScoreFusion(), tensor="scores", dims=(None,), outputs=outputs
+    )
 
 
 def frames_part(model: str, module: nn.Module, outputs: tuple[str, ...], *counted: str) -> Part:
     """A network that looks at single frames: all of it is one model."""
-    return Part(model, module, "frames", FRAME, outputs, counted, quantised=True)
+    return Part(
+        model=model,
+        module=module,
+        tensor="frames",
+        dims=FRAME,
+        outputs=outputs,
+        counted=counted,
+        quantised=True,
+    )
 
 
 def fan_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> tuple[Part, ...]:
@@ -132,24 +142,30 @@ def fan_parts(num_classes: int, variant: str, preprocessing: Preprocessing) -> t
     attention = FrameAttention(num_classes, cast(Variant, variant))
     return (
         Part(
-            "fan_embedder",
-            FrameEmbedder(preprocessing),
-            "frames",
-            FRAME,
-            ("features",),
+            model="fan_embedder",
+            module=FrameEmbedder(preprocessing),
+            tensor="frames",
+            dims=FRAME,
+            outputs=("features",),
             quantised=True,
             # Symmetric int8 has 127 levels for what is never below zero, a CPU's uint8 has 255:
             # docs/measured/quantisation.md says what that costs.
             spared_by_tensorrt=EARLY,
         ),
-        Part("fan_attention", attention, "features", features, ClipAnswer._fields),
         Part(
-            "fan_classifier",
-            FrameClassifier(num_classes),
-            "features",
-            features,
-            ("frame_logits",),
-            ("frame_logits",),
+            model="fan_attention",
+            module=attention,
+            tensor="features",
+            dims=features,
+            outputs=ClipAnswer._fields,
+        ),
+        Part(
+            model="fan_classifier",
+            module=FrameClassifier(num_classes),
+            tensor="features",
+            dims=features,
+            outputs=("frame_logits",),
+            counted=("frame_logits",),
             optional=True,
         ),
         fusion(),
@@ -180,11 +196,11 @@ NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
         Network(
-            "fan",
-            "FAN",
-            fan_parts,
-            ("pred_fc2.bias", "pred_fc1.bias", "fc.bias"),
-            {
+            name="fan",
+            title="FAN",
+            parts=fan_parts,
+            classifiers=("pred_fc2.bias", "pred_fc1.bias", "fc.bias"),
+            ensembles={
                 "fan": ("fan_embedder", "fan_attention"),
                 "fan_fusion": ("fan_embedder", "fan_classifier", "score_fusion"),
             },
@@ -195,31 +211,31 @@ NETWORKS: dict[str, Network] = {
             recipe=Recipe(phases="64x10,96x14,112x6"),
         ),
         Network(
-            "dan",
-            "DAN",
-            dan_parts,
-            ("bn.bias",),
-            {"dan": ("dan_frames", "score_fusion")},
+            name="dan",
+            title="DAN",
+            parts=dan_parts,
+            classifiers=("bn.bias",),
+            ensembles={"dan": ("dan_frames", "score_fusion")},
             preprocessing=IMAGENET,
             rename=rename_dan,
             trainer="stills",
             recipe=Recipe(phases="96x8,112x4"),
         ),
         Network(
-            "ran",
-            "RAN",
-            ran_parts,
-            ("fc.bias",),
-            {"ran": ("ran_frames", "score_fusion")},
+            name="ran",
+            title="RAN",
+            parts=ran_parts,
+            classifiers=("fc.bias",),
+            ensembles={"ran": ("ran_frames", "score_fusion")},
             variants=tuple(VARIANTS),
             sizes=(FRAME_SIZE,),
         ),
         Network(
-            "deep_emotion",
-            "Deep-Emotion",
-            deep_emotion_parts,
-            ("fc2.bias",),
-            {"deep_emotion": ("deep_emotion_frames", "score_fusion")},
+            name="deep_emotion",
+            title="Deep-Emotion",
+            parts=deep_emotion_parts,
+            classifiers=("fc2.bias",),
+            ensembles={"deep_emotion": ("deep_emotion_frames", "score_fusion")},
             preprocessing=Preprocessing("gray", (0.5,) * 3, (0.5,) * 3, SIZE),
             sizes=(SIZE,),
             colors=("gray",),

@@ -20,7 +20,7 @@ from serving import ServingError
 DEFAULT = "trt_fp16"  # what Triton serves where no platform is named
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Platform:
     """One way to run the repository.
 
@@ -99,13 +99,13 @@ def read_platform(repository: Path, name: str) -> Platform:
     models = composed_of(networks, configs)
     backends = {configs[model].backend for model in models} - {""}
     return Platform(
-        name,
-        repository,
-        tuple(networks),
-        {ensemble: lacking[ensemble] for ensemble in exported if ensemble not in networks},
-        tuple(models),
-        frozenset(backends),
-        artefacts_of(models, configs, repository),
+        name=name,
+        repository=repository,
+        networks=tuple(networks),
+        left_out={ensemble: lacking[ensemble] for ensemble in exported if ensemble not in networks},
+        models=tuple(models),
+        backends=frozenset(backends),
+        artefacts=artefacts_of(models, configs, repository),
     )
 
 

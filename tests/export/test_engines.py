@@ -27,7 +27,7 @@ from serving.platforms import read_config
 
 GPU = Gpu("NVIDIA H200", "9.0")
 FAN = PLANS[:3]  # the embedder in FP16 and INT8, the attention
-SMALL = Profile("x", (4, 8, 8), low=1, common=2, high=4)
+SMALL = Profile(tensor="x", frame=(4, 8, 8), low=1, common=2, high=4)
 
 
 @pytest.fixture

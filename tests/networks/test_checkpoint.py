@@ -100,16 +100,22 @@ def test_another_of_our_networks_is_refused_by_its_name(authors_file, network):
 
 
 def test_what_is_to_be_typed_again_is_written_as_it_is_typed():
-    assert Source(WEIGHTS / "fan.safetensors").to_command("export") == "videofer export"
-    assert Source(WEIGHTS / "deep_emotion.safetensors", "deep_emotion").to_command("calibrate") == (
-        "videofer calibrate --model deep_emotion"
+    assert Source(path=WEIGHTS / "fan.safetensors").to_command("export") == "videofer export"
+    assert Source(path=WEIGHTS / "deep_emotion.safetensors", network="deep_emotion").to_command(
+        "calibrate"
+    ) == ("videofer calibrate --model deep_emotion")
+    source = Source(
+        path=Path("ran.pth"),
+        network="ran",
+        labels=LABELS["ferplus"],
+        color="rgb",
+        variant="regions6",
     )
-    source = Source(Path("ran.pth"), "ran", LABELS["ferplus"], "rgb", "regions6")
     assert source.to_command("export") == (
         "videofer export --model ran --checkpoint ran.pth --labels ferplus --color rgb "
         "--variant regions6"
     )
-    own = Source(Path("my fan.pth"), labels=("calm", "wild"))
+    own = Source(path=Path("my fan.pth"), labels=("calm", "wild"))
     expected = "videofer export --checkpoint 'my fan.pth' --labels labels.txt"
     assert own.to_command("export") == expected
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from base.errors import CheckpointError
 from base.exported import read_record
-from clients.outlines import REGIONS_OF
+from clients.reports.outlines import REGIONS_OF
 from clients.triton import TritonClient
 from export.calibrate import quantised_part
 from export.command import export, main
@@ -86,7 +86,7 @@ def check_fusion(answer):
     num_frames = len(answer.frame_logits)
     exponents = np.exp(answer.frame_logits - answer.frame_logits.max(1, keepdims=True))
     each = exponents / exponents.sum(1, keepdims=True)
-    np.testing.assert_allclose(answer.weights, np.full(num_frames, 1 / num_frames), rtol=1e-6)
+    np.testing.assert_allclose(answer.shares, np.full(num_frames, 1 / num_frames), rtol=1e-6)
     np.testing.assert_allclose(answer.probabilities, each.mean(0), atol=1e-5)
     np.testing.assert_allclose(answer.logits, answer.frame_logits.mean(0), atol=1e-4)
 
@@ -252,8 +252,8 @@ def test_every_network_answers_behind_one_contract(server):
         with TritonClient(server.grpc_url, network) as client:
             assert client.contract.labels == LABELS[labels]
             answer = client.ask(frames)
-        assert answer.weights.sum() == pytest.approx(1, abs=1e-5)
-        expected = (answer.weights[:, None] * answer.frame_logits).sum(0)
+        assert answer.shares.sum() == pytest.approx(1, abs=1e-5)
+        expected = (answer.shares[:, None] * answer.frame_logits).sum(0)
         np.testing.assert_allclose(answer.logits, expected, rtol=1e-4, atol=1e-4)
         if network != "fan":
             check_fusion(answer)

@@ -15,7 +15,7 @@ import tritonclient.grpc as grpcclient
 from conftest import ROOT, copy_repository, faces
 from tritonclient.utils import InferenceServerException
 
-from clients.stream import ClipStream
+from clients.stream import FeatureStream
 from clients.triton import TritonClient
 from export.command import export
 from export.faces import small_faces
@@ -175,24 +175,20 @@ def test_order_of_frames_does_not_matter(client):
 def test_clip_in_chunks_gets_the_answer_of_the_clip_in_one_piece(client, num_frames):
     clip = faces(num_frames)
     whole = client.ask(clip)
-    object.__setattr__(client.contract, "max_frames", 40)  # as if the server took no more
-    with ClipStream(client) as stream:
-        for face in clip:
-            stream.add(face)
-        assert len(stream.chunks) == {1: 0, 40: 0, 41: 1, 97: 2}[num_frames]
-        chunked = stream.finish()
-    for name in OUTPUTS:
+    with FeatureStream(client) as stream:
+        for crop in clip:
+            stream.add(7, crop)
+        stream.flush()
+        chunked = stream.pool(7)
+    for name in ("logits", "probabilities", "shares", "frame_logits"):
         np.testing.assert_allclose(getattr(chunked, name), getattr(whole, name), atol=1e-5)
 
 
 def test_clip_longer_than_a_request_is_answered(client):
     clip = faces(300)
-    with ClipStream(client) as stream:
-        for face in clip:
-            stream.add(face)
-        answer = stream.finish()
-    assert answer.weights.shape == (300,)
-    assert answer.weights.sum() == pytest.approx(1, abs=1e-5)
+    answer = client.pool(client.embed(clip))
+    assert answer.shares.shape == (300,)
+    assert answer.shares.sum() == pytest.approx(1, abs=1e-5)
 
 
 BAD_FRAMES = {
