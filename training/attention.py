@@ -40,6 +40,9 @@ EMBED_BATCH = 16  # clips
 LEARNING_RATE = 0.003
 # What the distance of the weights from the shares asked for counts, beside that of the answers.
 TOLD_SHARE = 1.0
+# What each clear frame's evidence counts, held against what it says alone: else the clip's part of
+# FAN's classifier may say it all, and every frame of a smile that begins late is "happy".
+EVIDENCE_SHARE = 2.0
 EXPRESSION = 0.5  # by which part of a clear face's share a neutral one's is less
 DEAD = 1e-6  # a step of weights, below which a channel is dead
 
@@ -113,12 +116,15 @@ def train_attention(
     model.requires_grad_(False)
     heads = model.attention.requires_grad_(True)
     # Features' scales differ a hundredfold: Adam found in 800 steps what SGD did not.
-    recipe = Recipe(steps, LEARNING_RATE, weight_decay=0.0, ema=0.995, seed=seed, adam=True)
+    recipe = Recipe(
+        steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.0, ema=0.995, seed=seed, adam=True
+    )
     fit = Fit(heads, recipe, folder, {**identity, "clips": len(votes)})
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(step, len(votes), BATCH, seed).to(votes.device)
-        return loss_of(model, clips.features[chosen], votes[chosen], clips.shares[chosen])
+        said = clips.frame_logits[chosen].softmax(2)
+        return loss_of(model, clips.features[chosen], votes[chosen], clips.shares[chosen], said)
 
     model.eval()  # no dropout: of what they are taught nothing can be learnt by heart
     fit.run(loss_at)
@@ -126,11 +132,22 @@ def train_attention(
     return fit
 
 
-def loss_of(model: ClipClassifier, features: Tensor, votes: Tensor, shares: Tensor) -> Tensor:
-    """Hold what the heads say of (B, K, 512) features against (B, C) votes and (B, K) shares."""
+def loss_of(
+    model: ClipClassifier, features: Tensor, votes: Tensor, shares: Tensor, said: Tensor
+) -> Tensor:
+    """Hold what the heads say of clips against what is told of them.
+
+    Args:
+        features: (B, K, 512).
+        votes: (B, C), of the clips; rows are distributions.
+        shares: (B, K), what each frame's should be; rows sum to 1.
+        said: (B, K, C), what each frame says alone; rows are distributions.
+    """
     scores = model.pool(features)
     loss = RELATION_SHARE * F.cross_entropy(scores.logits, votes)
     loss += SELF_SHARE * F.cross_entropy(scores.self_logits, votes)
+    alone = -(said * scores.evidence.log_softmax(2)).sum(2)
+    loss += EVIDENCE_SHARE * (shares * alone).sum(1).mean()
     for weights in (scores.weights, scores.self_weights):
         loss -= TOLD_SHARE * (shares * weights.clamp(min=1e-6).log()).sum(1).mean()
     return loss

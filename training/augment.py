@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variation:
     """How far a face's pictures vary.
 
@@ -46,15 +46,15 @@ class Variation:
         """Vary less (below 1) or more."""
         low, high = (1 - (1 - side) * factor for side in self.crop)
         return Variation(
-            (low, high),
-            self.turn * factor,
-            self.shear * factor,
-            self.shift * factor,
-            self.light * factor,
-            self.erase * factor,
-            self.gamma * factor,
-            self.detail * factor,
-            self.noise * factor,
+            crop=(low, high),
+            turn=self.turn * factor,
+            shear=self.shear * factor,
+            shift=self.shift * factor,
+            light=self.light * factor,
+            erase=self.erase * factor,
+            gamma=self.gamma * factor,
+            detail=self.detail * factor,
+            noise=self.noise * factor,
         )
 
 

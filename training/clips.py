@@ -48,6 +48,8 @@ class Scores(NamedTuple):
         logits: (B, C) of full FAN.
         self_weights: (B, K), frames' shares in self-attention; sum to 1.
         weights: (B, K), frames' shares in full FAN; sum to 1.
+        evidence: (B, K, C), what each frame speaks for in full FAN, beside its clip; their mean,
+            weighted by `weights`, is `logits`.
     """
 
     frame_logits: Tensor
@@ -55,6 +57,7 @@ class Scores(NamedTuple):
     logits: Tensor
     self_weights: Tensor
     weights: Tensor
+    evidence: Tensor
 
     def probabilities(self) -> dict[str, Tensor]:
         """Each system's (B, C) probabilities; score fusion averages the frames'."""
@@ -120,6 +123,7 @@ class ClipClassifier(nn.Module):
             heads.pred_fc2(self.dropout_fc2((weights * relations).sum(1))),
             shares.squeeze(2),
             weights.squeeze(2),
+            heads.pred_fc2(relations),
         )
 
     def load_embedder(self, embedder: Embedder, label_names: Sequence[str]) -> bool:
@@ -130,16 +134,19 @@ class ClipClassifier(nn.Module):
         """
         if not load_embedder(self.backbone, self.fc, embedder, label_names):
             return False
-        # All three begin as the classifier of single frames, and learn to pool from there.
-        with torch.no_grad():
-            self.attention.pred_fc1.load_state_dict(self.fc.state_dict())
-            # FAN's sees [frame ; clip]: it begins with the frames, as it weighs them.
-            self.attention.pred_fc2.weight.copy_(F.pad(self.fc.weight, (0, NUM_FEATURES)))
-            self.attention.pred_fc2.bias.copy_(self.fc.bias)
+        self.begin_heads()
         return True
 
+    @torch.no_grad()
+    def begin_heads(self) -> None:
+        """Let all three begin as the classifier of single frames, to learn to pool from there."""
+        self.attention.pred_fc1.load_state_dict(self.fc.state_dict())
+        # FAN's sees [frame ; clip]: it begins with the frames, as it weighs them.
+        self.attention.pred_fc2.weight.copy_(F.pad(self.fc.weight, (0, NUM_FEATURES)))
+        self.attention.pred_fc2.bias.copy_(self.fc.bias)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ClipsRecipe:
     """How stage two trains.
 
@@ -205,7 +212,9 @@ def train(
         the run: `averaged()` are its weights, named as in `model`.
     """
     device = next(model.parameters()).device
-    settings = Recipe(recipe.steps, recipe.learning_rate, seed=recipe.seed, ema=0.995)
+    settings = Recipe(
+        steps=recipe.steps, learning_rate=recipe.learning_rate, seed=recipe.seed, ema=0.995
+    )
     attention = recipe.attention_factor
     factors = {"alpha": attention, "beta": attention, "fc": CLASSIFIER_FACTOR}
     fit = Fit(model, settings, folder, identity, factors)

@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         # They teach how common each emotion is, too: balance keeps it apart again.
         teachers = tuple(with_prior(read_checkpoint(path)) for path in args.teachers)
         options = replace(read_options(args), teachers=teachers)
+        if options.others is not None:
+            options = replace(options, others=options.others.to(device))
         data = read_training(args).to(device)
         validation = None
         if args.validation:

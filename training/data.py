@@ -29,6 +29,7 @@ from base.errors import FerError
 from clients.faces import FaceDetector, FaceFollower, align
 from clients.video import read_frames
 from export.faces import PICTURES, open_picture, read_array, read_npz
+from networks.preprocessing import LUMA
 from training import TrainingError
 from training.votes import FERPLUS_CSV, check_votes, distribution, one_hot, read_ferplus
 
@@ -43,7 +44,7 @@ CKPLUS_EMOTIONS = {1: "angry", 2: "contempt", 3: "disgust", 4: "fear", 5: "happy
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Labelled clips of aligned faces; a still is a clip of one frame.
 
@@ -81,6 +82,14 @@ class Dataset:
     def is_gray(self) -> bool:
         """Whether the faces have no colour."""
         return self.frames.shape[1] == 1
+
+    def gray(self) -> "Dataset":
+        """The same without colour."""
+        if self.is_gray:
+            return self
+        luma = torch.tensor(LUMA, device=self.frames.device).view(3, 1, 1)
+        frames = (self.frames * luma).sum(1, keepdim=True).round().to(torch.uint8)
+        return replace(self, frames=frames)
 
     @property
     def neutral(self) -> int | None:
@@ -197,7 +206,7 @@ class Dataset:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelledClip:
     """One clip as it was read: (K, h, w[, 3]) uint8 frames, its label's index, whose face it is.
 
@@ -260,14 +269,14 @@ def read_dataset(
     starts = starts_of([clip.frames for clip in seen])
     votes = [clip.votes for clip in seen if clip.votes is not None]
     return Dataset(
-        path.name,
-        frames,
-        starts,
-        labels,
-        label_names,
-        subjects,
-        left_out,
-        torch.from_numpy(np.stack(votes)) if votes else None,
+        name=path.name,
+        frames=frames,
+        starts=starts,
+        labels=labels,
+        label_names=label_names,
+        subjects=subjects,
+        left_out=left_out,
+        votes=torch.from_numpy(np.stack(votes)) if votes else None,
     )
 
 
@@ -309,7 +318,7 @@ def read_arrays(path: Path, with_votes: bool) -> list[LabelledClip]:
     else:
         each = check_votes(votes, len(images), path)
     return [
-        LabelledClip(f"picture {i}", [image], int(label), votes=voted)
+        LabelledClip(name=f"picture {i}", frames=[image], label=int(label), votes=voted)
         for i, (image, label, voted) in enumerate(zip(images, labels, each, strict=True))
     ]
 
@@ -336,7 +345,9 @@ def read_csv(path: Path, usage: str, with_votes: bool) -> list[LabelledClip]:
                     side = round(len(pixels) ** 0.5)
                     image = pixels.reshape(side, side)
                     label = int(row["emotion"])
-                    clips.append(LabelledClip(f"row {i + 1}", [image], label, votes=of_row))
+                    clips.append(
+                        LabelledClip(name=f"row {i + 1}", frames=[image], label=label, votes=of_row)
+                    )
     except (OSError, KeyError, ValueError, OverflowError, csv.Error) as error:
         raise TrainingError(
             f"{path}: expected columns emotion, pixels and Usage as in the FER2013 challenge "
@@ -369,7 +380,12 @@ def read_folder(folder: Path, label_names: tuple[str, ...], side: int) -> Iterat
             frames = read_item(item, finder)
             if frames is not None:
                 label = known[path.name.lower()]
-                yield LabelledClip(f"{path.name}/{item.name}", frames, label, subject_of(item))
+                yield LabelledClip(
+                    name=f"{path.name}/{item.name}",
+                    frames=frames,
+                    label=label,
+                    subject=subject_of(item),
+                )
 
 
 def read_item(item: Path, finder: "FaceFinder") -> list[np.ndarray] | None:
@@ -457,7 +473,9 @@ def read_ckplus(
             ) from error
         pictures = list_pictures(sequence)[-CKPLUS_PEAK_FRAMES:]
         images = ((i / 30, np.asarray(open_picture(p))) for i, p in enumerate(pictures))
-        yield LabelledClip(f"{subject}/{number}", finder.find(images), label, subject)
+        yield LabelledClip(
+            name=f"{subject}/{number}", frames=finder.find(images), label=label, subject=subject
+        )
 
 
 def folds_by_subject(subjects: Sequence[str | None], num_folds: int = 10) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ served: no test-time augmentation, no second crop.
 
 import argparse
 import io
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -393,8 +394,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("build/evaluation"),
-        help="folder for report and confusion matrix (default: %(default)s)",
+        help="folder for report and confusion matrix (default: build/evaluation/<date-time>)",
     )
     parser.add_argument(
         "--num-clips",
@@ -433,7 +433,9 @@ def main(argv: list[str] | None = None) -> int:
         source = data.name + (f", rows {args.usage}" if args.data.suffix == ".csv" else "")
         if len(data) < num_clips:
             source += f", {len(data)} of {num_clips} chosen at random"
-        print(write_report(report, data, args.checkpoint, source, prior, args.out))
-        print(f"{args.out / 'report.md'}  {args.out / 'confusion.png'}")
+        # A folder of its own: no run writes over an earlier one's report.
+        out = args.out or Path("build/evaluation") / time.strftime("%Y-%m-%d-%H%M%S")
+        print(write_report(report, data, args.checkpoint, source, prior, out))
+        print(f"{out / 'report.md'}  {out / 'confusion.png'}")
 
     return run_command("evaluate", command, "stopped")

@@ -40,7 +40,7 @@ LOG_STEPS = 50  # a row of log.csv is the mean of so many
 RECIPE_VERSION = 8  # changes with any code that changes what a run ends with
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What decides a run's result, beside its data and its first weights.
 

@@ -13,9 +13,11 @@ from base.command import run_command as end_command
 from networks.checkpoint import parse_labels, read_embedder
 from networks.preprocessing import SIZES
 from training import TrainingError
-from training.data import Dataset, read_dataset
+from training.data import CKPLUS_EMOTIONS, Dataset, read_dataset
 from training.run import Options
 from training.stills import Phase
+
+logger = logging.getLogger(__name__)
 
 MAX_SIDE = 448  # pixels of training pictures; beyond it nothing is gained
 MIN_SIDE = 32  # ResNet-18 halves a side five times
@@ -140,6 +142,18 @@ def add_training(
         help="how much the data's own label counts beside their votes (default: %(default)s)",
     )
     parser.add_argument(
+        "--also",
+        type=Path,
+        help="faces of another kind, such as CK+'s folders: the classifier of single frames "
+        "learns them beside stills, behind an embedder that stays (default: none)",
+    )
+    parser.add_argument(
+        "--also-times",
+        type=number(0.01, 1000),
+        default=30.0,
+        help="how much each of their frames counts (default: %(default)g)",
+    )
+    parser.add_argument(
         "--clip-epochs", type=EPOCHS, default=clip_epochs, help="stage two (default: %(default)s)"
     )
     parser.add_argument(
@@ -164,18 +178,32 @@ def read_options(args: argparse.Namespace) -> Options:
     """Turn what add_training added into Options."""
     initial = read_embedder(args.init) if args.init else None
     return Options(
-        args.out,
-        args.size,
-        args.phases,
-        args.clip_epochs,
-        args.seed,
-        initial,
-        args.vary,
-        args.mix,
+        out=args.out,
+        size=args.size,
+        phases=args.phases,
+        clip_epochs=args.clip_epochs,
+        seed=args.seed,
+        initial=initial,
+        vary=args.vary,
+        mix=args.mix,
         learning_rate=args.learning_rate,
         sam=args.sam,
         balance=args.balance,
+        others=read_others(args) if args.also else None,
+        others_times=args.also_times,
     )
+
+
+def read_others(args: argparse.Namespace) -> Dataset:
+    """Read --also: what it has of the emotions that are learnt, in their order."""
+    strangers = tuple(name for name in CKPLUS_EMOTIONS.values() if name not in args.labels)
+    data = read_dataset(args.also, args.labels + strangers, with_votes=False)
+    known = (data.labels < len(args.labels)).nonzero()[:, 0].numpy()
+    if left := len(data) - len(known):
+        logger.info("%s: %d of %s left out", data.name, left, ", ".join(strangers))
+    if not len(known):
+        raise TrainingError(f"--also {args.also}: none of {', '.join(args.labels)} in it")
+    return replace(data.choose(known), label_names=args.labels)
 
 
 def read_training(args: argparse.Namespace) -> Dataset:

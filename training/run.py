@@ -1,6 +1,6 @@
 """Both stages of training, one after the other.
 
-Dataset  ->  stills.train  ->  Embedder  ->  clips.train  ->  Checkpoint
+Dataset  ->  stills.train  ->  Embedder  (->  relearn)  ->  clips.train  ->  Checkpoint
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from networks.prior import with_prior
 from training import TrainingError, clips, stills
 from training.attention import EMBED_BATCH, round_weights, train_attention
 from training.augment import Variation, vary
+from training.classifier import relearn
 from training.clips import TOLD_ATTENTION_FACTOR, ClipClassifier, ClipsRecipe
 from training.data import Dataset
 from training.distill import softened
@@ -42,7 +43,7 @@ HEADS_FIRST = 0.25  # of the steps on real clips, behind an embedder that is tra
 EachEpoch = Callable[[int, Checkpoint], dict[str, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """What a user chooses.
 
@@ -59,6 +60,8 @@ class Options:
         balance: how much of the emotions' shares the weights are spared to learn, 0 to 1.
         seed: of all that is drawn.
         initial: weights to start from, if any.
+        others: faces of the same emotions; the classifier of single frames alone learns them.
+        others_times: how much each of their frames counts, a still that all voted on being 1.
     """
 
     out: Path
@@ -73,6 +76,8 @@ class Options:
     teachers: tuple[Checkpoint, ...] = ()
     sam: float = 0.0
     balance: float = 1.0
+    others: Dataset | None = None
+    others_times: float = 30.0
 
 
 def train(
@@ -96,6 +101,11 @@ def train(
         raise TrainingError("--learning-rate: it is stage one's, and --phases is empty")
     if options.sam and not options.phases:
         raise TrainingError("--sam: it is stage one's, and --phases is empty")
+    if options.others is not None and not data.is_stills:
+        raise TrainingError(
+            f"--also: {data.name} is of clips, and all of the network learns from those; expected "
+            "stills, behind which the classifier learns alone (the clips may be --also's)"
+        )
     if options.phases:
         embedder = train_stills(data, validation, options)
     return with_figures(train_clips(data, validation, embedder, options, each_epoch), validation)
@@ -145,6 +155,8 @@ def train_network(
     """
     if not options.phases:
         raise TrainingError(f"--phases is empty: nothing would be trained of {name}")
+    if options.others is not None:
+        raise TrainingError(f"--also: expected --model fan; nothing of {name} learns from it")
     entry = NETWORKS[name]
     if len(entry.sizes) == 1:
         (size,) = entry.sizes
@@ -177,9 +189,9 @@ def train_network(
     }
     notes = notes_on(data, options)
     checkpoint = Checkpoint(
-        renamed,
-        data.label_names,
-        preprocessing,
+        state=renamed,
+        labels=data.label_names,
+        preprocessing=preprocessing,
         notes=notes,
         network=name,
         natural=natural_of(data, options),
@@ -191,7 +203,7 @@ def recipe_of(data: Dataset, options: Options) -> StillsRecipe:
     """How stills are learnt from."""
     variation = Variation().scaled(options.vary)
     recipe = StillsRecipe(
-        options.phases,
+        phases=options.phases,
         mix=options.mix,
         variation=variation,
         seed=options.seed,
@@ -274,8 +286,8 @@ def train_clips(
     classifies = embedder is not None and model.load_embedder(embedder, data.label_names)
     epoch = epoch_of(len(data), ClipsRecipe.batch)
     recipe = ClipsRecipe(
-        round(options.clip_epochs * epoch),
-        epoch,
+        steps=round(options.clip_epochs * epoch),
+        epoch=epoch,
         seed=options.seed,
         shift=log_prior(data, options.balance),
     )
@@ -290,9 +302,9 @@ def train_clips(
         made = {**notes, "made": "; ".join(fit.made)}
         state = clips.fan_state(weights)
         return Checkpoint(
-            state,
-            data.label_names,
-            preprocessing_of(data, options),
+            state=state,
+            labels=data.label_names,
+            preprocessing=preprocessing_of(data, options),
             notes=made,
             natural=natural,
         )
@@ -311,6 +323,9 @@ def train_clips(
         shares = dict(zip(embedder.labels, embedder.natural, strict=False))
         natural = tuple(shares[name] for name in data.label_names) if shares else ()
         round_weights(model.backbone, is_gray=data.is_gray)
+        if options.others is not None:
+            others = options.others.gray() if data.is_gray else options.others
+            relearn(model, data, others, options.others_times, options.size, options.balance)
         fit = train_attention(
             model,
             clip_source(data, EMBED_BATCH, options),
@@ -346,6 +361,9 @@ def identity(
         "labels": " ".join(data.label_names),
         "size": str(options.size),
         "label share": f"{data.label_share:g}",
+        "also": f"{options.others_times:g} x {fingerprint(options.others)}"
+        if options.others
+        else "none",
         **{f"recipe's {name}": repr(value) for name, value in settings.items()},
         "first weights": digest(initial),
         **{
@@ -357,10 +375,12 @@ def identity(
 
 def notes_on(data: Dataset, options: Options) -> dict[str, str]:
     """What a checkpoint's file says of its origin."""
+    others = options.others
     phases = ",".join(f"{p.size}x{p.epochs:g}" for p in options.phases)
     return {
         "source": "trained by `videofer train`",
-        "data": f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}",
+        "data": told_of(data),
+        **({"also": f"{options.others_times:g} x {told_of(others)}"} if others else {}),
         "recipe": f"phases {phases or 'none'}, clip epochs {options.clip_epochs:g}, "
         f"vary {options.vary:g}, mix {options.mix:g}, size {options.size}, seed {options.seed}, "
         f"learning rate {options.learning_rate or 'usual'}, sam {options.sam:g}, "
@@ -369,6 +389,11 @@ def notes_on(data: Dataset, options: Options) -> dict[str, str]:
         f"from weights {digest(options.initial)}, "
         f"teachers {', '.join(map(digest, options.teachers)) or 'none'}",
     }
+
+
+def told_of(data: Dataset) -> str:
+    """Say what some data are."""
+    return f"{data.name}: {len(data)} clips, {len(data.frames)} frames, {fingerprint(data)}"
 
 
 def clip_source(data: Dataset, batch: int, options: Options) -> Callable[[int, Generator], Clips]:

@@ -94,7 +94,7 @@ class StillNetwork(nn.Module):
         return self.network.classify(x.contiguous(memory_format=torch.channels_last))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StillsRecipe:
     """How stage one trains.
 
@@ -171,8 +171,8 @@ def train(
     fit = Fit(
         model,
         Recipe(
-            sum(recipe.steps(num)),
-            recipe.learning_rate,
+            steps=sum(recipe.steps(num)),
+            learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             seed=recipe.seed,
             adam=recipe.adam,

@@ -32,12 +32,12 @@ OWN = [3, 6, 0, 4, 2]  # what FER2013 says of them
 def voted(rows=ROWS, labels=OWN, label_names=FER2013):
     images = np.random.default_rng(0).integers(0, 256, (len(rows), 1, 48, 48), dtype=np.uint8)
     return Dataset(
-        "made up",
-        torch.from_numpy(images),
-        torch.arange(len(rows) + 1),
-        torch.tensor(labels),
-        label_names,
-        (None,) * len(rows),
+        name="made up",
+        frames=torch.from_numpy(images),
+        starts=torch.arange(len(rows) + 1),
+        labels=torch.tensor(labels),
+        label_names=label_names,
+        subjects=(None,) * len(rows),
         votes=torch.tensor(rows, dtype=torch.uint8),
     )
 

@@ -57,18 +57,21 @@ def stills_of(rows, labels=None, label_names=FER2013):
     num = len(rows)
     rng = np.random.default_rng(0)
     return Dataset(
-        "made up",
-        torch.from_numpy(rng.integers(0, 256, (num, 1, 48, 48), dtype=np.uint8)),
-        torch.arange(num + 1),
-        torch.tensor(labels if labels is not None else [0] * num),
-        label_names,
-        (None,) * num,
+        name="made up",
+        frames=torch.from_numpy(rng.integers(0, 256, (num, 1, 48, 48), dtype=np.uint8)),
+        starts=torch.arange(num + 1),
+        labels=torch.tensor(labels if labels is not None else [0] * num),
+        label_names=label_names,
+        subjects=(None,) * num,
         votes=votes_of(*rows),
     )
 
 
 def options(folder, **changes):
-    return replace(Options(folder, 48, (Phase(48, 2.0),), 1.0, seed=0, initial=None), **changes)
+    usual = Options(
+        out=folder, size=48, phases=(Phase(48, 2.0),), clip_epochs=1.0, seed=0, initial=None
+    )
+    return replace(usual, **changes)
 
 
 # --- what is learnt of votes ---
@@ -295,6 +298,7 @@ def test_shift_is_in_stage_twos_loss_of_every_system():
     scores = Scores(
         *(torch.randn(size, generator=draws) for size in ((4, 3, 7), (4, 7), (4, 7))),
         *(torch.full((4, 3), 1 / 3),) * 2,
+        torch.zeros(4, 3, 7),
     )
     shift = torch.tensor([math.log(share) for share in NATURAL])
     moved = scores._replace(
