@@ -9,7 +9,7 @@ TRITON_RELEASE ?= 26.11
 # What the command beneath is told: make export ARGS="--model dan --checkpoint dan.pth"
 ARGS ?=
 VIDEOFER := .venv/bin/python -m videofer
-PIP := pip install -q --disable-pip-version-check
+PIP := pip install --disable-pip-version-check
 DEMO := build/demo
 LIBS = .venv-server/lib/python3.*/site-packages/nvidia_pytriton.libs
 # TensorRT's Python bindings alone, 1 MB each: tests hold the builder against both majors.
@@ -21,10 +21,11 @@ setup: .venv/.installed .venv-server/.installed ## Create the two environments, 
 
 demo: exported $(DEMO)/sample.mp4 ## Serve FAN here and name the emotion in a sample video
 	@$(VIDEOFER) serve --free-ports -- \
-	    clients/predict.py $(DEMO)/sample.mp4 --plot $(DEMO)/weights.png --annotate $(DEMO)/annotated.mp4
-	@printf '\npictures: %s  %s\n' $(DEMO)/weights.png $(DEMO)/annotated.mp4
+	    clients/predict.py $(DEMO)/sample.mp4 --plot $(DEMO)/shares.png --annotate $(DEMO)/annotated.mp4 --report $(DEMO)/page.html
+	@printf '\nto look at: %s  %s  %s\n' $(DEMO)/page.html $(DEMO)/shares.png $(DEMO)/annotated.mp4
+	@echo 'next: make serve, and in another terminal clients/predict.py your.mp4 --report page.html'
 
-test: exported build/perf_analyzer/.installed $(BINDINGS:%=build/bindings/%/.installed) ## Run every test, a real Triton included
+test: exported .venv-browser/.installed build/perf_analyzer/.installed $(BINDINGS:%=build/bindings/%/.installed) ## Run every test, a real Triton included
 	.venv/bin/python -m pytest $(ARGS)
 
 lint: .venv/.installed ## Check format, style and types
@@ -33,15 +34,15 @@ lint: .venv/.installed ## Check format, style and types
 	.venv/bin/python -m mypy base benchmarks clients export networks serving training videofer
 
 lock: ## Resolve pyproject.toml and requirements/*.in into pinned packages
-	for name in project server peers; do $(PYTHON) -m venv --clear build/lock/$$name || exit 1; done
+	for name in project server peers browser; do $(PYTHON) -m venv --clear build/lock/$$name || exit 1; done
 	build/lock/project/bin/pip install -q "setuptools>=77" ".[pictures,export,test]"
 	build/lock/project/bin/pip freeze --all --exclude pip --exclude video-fer-triton | sed 's/+cpu$$//' > requirements/project.txt
-	for name in server peers; do \
+	for name in server peers browser; do \
 	    build/lock/$$name/bin/pip install -q -r requirements/$$name.in || exit 1; \
 	    build/lock/$$name/bin/pip freeze --exclude openvino-telemetry > requirements/$$name.txt; done
 
 clean: ## Remove what was built: environments, models, demo
-	rm -rf .venv .venv-server .venv-peers build model_repository/*/labels.txt
+	rm -rf .venv .venv-* build model_repository/*/labels.txt
 	find model_repository -path '*/1/*' -type f ! -name .gitkeep -delete
 
 # The rest is `videofer` of the same name, told ARGS: `videofer --help` lists more.
@@ -73,19 +74,9 @@ $(DEMO)/sample.mp4: clients/sample.py | .venv/.installed
 	.venv/bin/python -m clients.sample $@
 
 .venv/.installed: requirements/project.txt requirements/detector.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	    { echo "PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); expected Python 3.11 to 3.13" >&2; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	.venv/bin/$(PIP) -r requirements/project.txt
-	.venv/bin/$(PIP) --no-deps -r requirements/detector.txt
-	.venv/bin/$(PIP) --no-deps --no-build-isolation -e .
-	@touch $@
-
-# No dependencies beside the pinned: OpenVINO's would send events away, and is not needed.
-.venv-server/.installed .venv-peers/.installed: .venv-%/.installed: requirements/%.txt
-	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/$(PIP) --no-deps -r $<
-	@touch $@
+.venv-server/.installed .venv-peers/.installed .venv-browser/.installed: .venv-%/.installed: requirements/%.txt
+.venv/.installed .venv-server/.installed .venv-peers/.installed .venv-browser/.installed:
+	@PYTHON=$(PYTHON) requirements/install.sh $(@D)
 
 # perf_analyzer: of the last release that runs on glibc 2.34, and the two libraries it misses there.
 build/perf_analyzer/.installed: .venv-server/.installed | .venv/.installed
