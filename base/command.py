@@ -6,13 +6,18 @@ main(argv)  ->  make_parser, number ...  ->  run_command  ->  exit code
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 from base.errors import FerError
+from base.text import clean
 
 FAILED = 1
 INTERRUPTED = 130  # what a shell says of a command ended by Ctrl-C
+TERMINATED = 143  # and by SIGTERM
 
 
 def make_parser(verb: str, doc: str | None) -> argparse.ArgumentParser:
@@ -44,6 +49,15 @@ def number(
     return parse_number
 
 
+class Terminated(BaseException):
+    """SIGTERM came: what is half written is taken away on the way out."""
+
+
+def end_in_order(*_: object) -> NoReturn:
+    """Answer SIGTERM."""
+    raise Terminated
+
+
 def run_command(verb: str, work: Callable[[], int | None], *, stopped: str = "") -> int:
     """Run a command to its end, or to one plain line that says why it has none.
 
@@ -57,8 +71,12 @@ def run_command(verb: str, work: Callable[[], int | None], *, stopped: str = "")
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without our bars gets the numbers
+    with suppress(ValueError):  # a thread other than the first has no signals
+        signal.signal(signal.SIGTERM, end_in_order)
     try:
         return work() or 0
+    except Terminated:
+        return TERMINATED
     except BrokenPipeError:
         # Whoever read the answer has read enough; nothing more can be printed, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,5 +91,5 @@ def run_command(verb: str, work: Callable[[], int | None], *, stopped: str = "")
 
 def fail(verb: str, words: str) -> int:
     """Print the one line of an error; return the exit code."""
-    print(f"{verb}: {words}", file=sys.stderr)
+    print(f"{verb}: {clean(words, most=2000)}", file=sys.stderr)
     return FAILED

@@ -1,9 +1,19 @@
 """Writing files that others may read at any moment; needs the standard library alone."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 from base.errors import FerError
+
+
+def partial_of(path: Path) -> Path:
+    """Name what a file is written under until it is whole: short, hidden, and this process's own.
+
+    A file's own name may be as long as a name can be, and two runs may write the same file.
+    """
+    return path.with_name(f".{os.getpid()}-{crc32(os.fsencode(path.name)):08x}.partial")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -12,7 +22,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         FerError: for a full disk, say.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)

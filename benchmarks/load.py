@@ -5,7 +5,7 @@
 
 perf_analyzer drives the ensembles over concurrencies, clip lengths, protocols (beside ONNX Runtime
 in process) and arrivals at random. Writes `load.md`, pictures and perf_analyzer's CSVs into
-benchmarks/results/<date>-<commit>-<host>/.
+build/benchmarks/<date>-<commit>-<host>/.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def measure(server: Server, analyzer: PerfAnalyzer, out: Path) -> str:
     capacity = max(each.clips_per_s for each in over)
     arrivals, refusal = over_arrivals(run, capacity)
     networks = [
-        run(f"network-{contract.model}", Load(contract.model, CLIP))
+        run(f"network-{contract.model}", Load(model=contract.model, frames=CLIP))
         for contract in list_networks(server.grpc_url, 60.0)
         if contract.model != base[0].load.model
     ]
@@ -341,6 +341,6 @@ def main(argv: list[str] | None = None) -> int:
         "--window", type=float, default=1.5, help="seconds of a window (default: %(default)s)"
     )
     parser.add_argument("--host", help="what to call this machine (default: its name)")
-    parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results/...)")
+    parser.add_argument("--out", type=Path, help="folder (default: build/benchmarks/...)")
     args = parser.parse_args(argv)
     return run_command("bench", lambda: run(args), stopped="stopped")

@@ -11,7 +11,7 @@ The network is FAN's embedder, of the weights exported last; `fan` is the ensemb
 the frames as well. In-process ways run alone with their libraries' defaults. Servers are asked for
 clips by two clients at once, each with one request in flight, from this process. Before it is
 timed, every way must give the features that ONNX Runtime gives in FP32, nearly. Prints the report,
-and writes it as peers.md into benchmarks/results/.
+and writes it as peers.md below build/benchmarks/.
 """
 
 import argparse
@@ -483,7 +483,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="only ways with one of these in their names (default: all)",
     )
     parser.add_argument("--host", help="what to call this machine (default: its name)")
-    parser.add_argument("--out", type=Path, help="folder to write (default: in benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: in build/benchmarks)")
     return parser
 
 

@@ -48,7 +48,7 @@ class QueueFull(ServingError):
     """The server refused clips: more arrive than it answers, and its queue is bounded."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Load:
     """What is asked of a server.
 
@@ -72,7 +72,7 @@ class Load:
         return sum(self.frames) / len(self.frames)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spent:
     """Where one model's requests spent their time, milliseconds a request.
 

@@ -8,14 +8,14 @@
     clients.predict, in a process of its own        its memory (client_memory.py)
 
 The server is an embedded Triton on the cores that the client runs on, one platform after the
-other. The ways take turns (turns.py). Writes pipeline.md and its pictures into benchmarks/results/,
-and prints the report.
+other. The ways take turns (turns.py). Writes pipeline.md and its pictures below
+build/benchmarks/, and prints the report.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,10 +32,11 @@ from benchmarks.client_memory import (
 )
 from benchmarks.results import results_folder, write_report
 from benchmarks.turns import Rates, Way, quartiles, ratio, take_turns
-from clients.analyse import Sampling, analyse
+from clients.analyse import analyse, following
+from clients.analysis import Options
 from clients.errors import NoFaceFound
-from clients.faces import DetectorPool, FaceDetector, FaceFollower, align
-from clients.stream import ClipStream
+from clients.faces import DetectorPool, FaceDetector, align
+from clients.stream import CHUNK_FRAMES, FeatureStream
 from clients.triton import TritonClient
 from clients.video import Frame, read_frames, read_info
 from serving import ServingError
@@ -49,9 +50,12 @@ from matplotlib import pyplot
 SAMPLE = ROOT / "build" / "demo" / "sample.mp4"
 PLATFORMS = ("ort_int8", "openvino_int8")  # what serves in INT8 without a GPU
 MAX_FRAMES = 200  # kept decoded, so that later stages run without the earlier: 1.2 GB at 1080p
-SAMPLING = Sampling(max_frames=MAX_FRAMES)  # as predict.py samples, if not as far
+OPTIONS = Options(max_frames=MAX_FRAMES, people=1, window=0)  # as predict.py, if not as far
+WINDOWED = replace(OPTIONS, window=2.0, step=0.1)
 GOAL = 1.2  # of the whole path's time to the slowest stage's alone, on two cores
 WHOLE = "whole path"
+FINE = "whole path, with a window each 0.1 s"
+MOST_FOR_WINDOWS = 1.1  # of the whole path's time, at most
 PACKAGES = ("opencv-python-headless", "tritonclient")
 
 
@@ -62,14 +66,14 @@ class Work:
     Args:
         path: the video.
         frames: as sampled from it, S of them.
-        sightings: image (H, W, 3) and landmarks (5, 2) of the F frames with the followed face.
-        faces: (F, 224, 224, 3) uint8, aligned.
+        found: image (H, W, 3) and landmarks (5, 2) of the F frames with the followed face.
+        crops: (F, 224, 224, 3) uint8.
     """
 
     path: Path
     frames: list[Frame]
-    sightings: list[tuple[np.ndarray, np.ndarray]]
-    faces: np.ndarray
+    found: list[tuple[np.ndarray, np.ndarray]]
+    crops: np.ndarray
 
 
 def prepare(path: Path) -> Work:
@@ -78,17 +82,15 @@ def prepare(path: Path) -> Work:
     Raises:
         FerError: for a file that is no video, or shows no face.
     """
-    frames = list(read_frames(path, SAMPLING.fps, SAMPLING.max_frames))
-    follower = FaceFollower()
-    sightings = []
+    frames = list(read_frames(path, OPTIONS.fps, OPTIONS.max_frames))
+    follower = following(OPTIONS)
+    found = []
     with DetectorPool() as detectors:
-        for frame, found in detectors.detect_all(frames):
-            face = follower.follow(found, frame.pts_seconds)
-            if face is not None:
-                sightings.append((frame.image, face.landmarks))
-    if not sightings:
+        for frame, faces in detectors.detect_all(frames):
+            found += [(frame.image, face.landmarks) for _, face in follower.update(frame, faces)]
+    if not found:
         raise NoFaceFound(f"{path}: no face in any of the {len(frames)} frames looked at")
-    return Work(path, frames, sightings, np.stack([align(*sighting) for sighting in sightings]))
+    return Work(path, frames, found, np.stack([align(*each) for each in found]))
 
 
 def make_ways(work: Work, detectors: DetectorPool, client: TritonClient) -> dict[str, Way]:
@@ -103,18 +105,20 @@ def make_ways(work: Work, detectors: DetectorPool, client: TritonClient) -> dict
         return way
 
     def embed() -> None:
-        with ClipStream(client) as stream:
-            for face in work.faces:
-                stream.add(face)
-            stream.finish()
+        with FeatureStream(client) as stream:
+            for crop in work.crops:
+                stream.add(1, crop)
+            stream.flush()
+            stream.pool(1)
 
     return {
         "load": stage(lambda: (read_info(work.path), FaceDetector(num_threads=1))),
-        "decode": lambda: count(read_frames(work.path, SAMPLING.fps, SAMPLING.max_frames)),
+        "decode": lambda: count(read_frames(work.path, OPTIONS.fps, OPTIONS.max_frames)),
         "detect": lambda: count(detectors.detect_all(work.frames)),
-        "align": stage(lambda: [align(*sighting) for sighting in work.sightings]),
+        "align": stage(lambda: [align(*each) for each in work.found]),
         "wire and server": stage(embed),
-        WHOLE: lambda: len(analyse(work.path, client, SAMPLING).sightings),
+        WHOLE: lambda: len(analyse(work.path, client, OPTIONS).frames),
+        FINE: lambda: len(analyse(work.path, client, WINDOWED).frames),
     }
 
 
@@ -152,7 +156,7 @@ def cpu_seconds(session: int) -> float:
 
 def stages_of(rates: Rates) -> list[str]:
     """Name the stages, in the order of the path."""
-    return [name for name in rates if name != WHOLE]
+    return [name for name in rates if name not in (WHOLE, FINE)]
 
 
 def slowest_stage(rates: Rates) -> str:
@@ -205,28 +209,37 @@ def pace_section(rates: Rates, spent_ms: Mapping[str, float]) -> str:
             f"{1000 / whole:.1f} frames/s.",
             f"- One after the other the stages take {one_by_one:.2f} ms a frame; overlapping makes "
             f"that {whole:.2f}, {whole / one_by_one:.2f} times as much.",
+            *windows_line(rates),
             f"- The stages' work is {least * num_cores:.1f} core-ms a frame: on {num_cores} cores "
             f"it takes {least:.2f} ms at the least, {least / alone:.2f} times {slowest} alone.",
         ]
     )
 
 
-def overlap_section(num_faces: int, max_frames: int, at_once: int) -> str:
+def windows_line(rates: Rates) -> list[str]:
+    """Say what windows cost, where they were measured."""
+    if FINE not in rates:
+        return []
+    low, times, high = ratio(rates, WHOLE, FINE)
+    verdict = "within" if times <= MOST_FOR_WINDOWS else "above"
+    return [
+        f"- **With a window of two seconds each 0.1 s the whole path takes {times:.2f} times as "
+        f"long** (quartiles {low:.2f} to {high:.2f}), {verdict} the goal of {MOST_FOR_WINDOWS}."
+    ]
+
+
+def overlap_section(num_faces: int, at_once: int) -> str:
     """Say which stages run at the same time.
 
     Args:
         num_faces: of the clip.
-        max_frames: that one request takes.
         at_once: frames that are searched side by side.
     """
-    if num_faces <= max_frames:
-        sent = "all faces go in one request at the end, and nothing overlaps with the server"
-    else:
-        sent = "chunks are with the server while later frames are decoded and searched for faces"
     return (
         f"What overlaps: a thread decodes ahead; {at_once} frames are searched for faces at "
-        f"once; earlier ones are aligned meanwhile. This clip has {num_faces} faces (one request "
-        f"takes {max_frames}): {sent}. *load* opens the video and loads a detector, once."
+        f"once; earlier ones are aligned meanwhile. The clip's {num_faces} faces go in chunks of "
+        f"{CHUNK_FRAMES}, which are with the server while later frames are decoded and searched. "
+        "*load* opens the video and loads a detector, once."
     )
 
 
@@ -252,7 +265,7 @@ def draw_stages(rates: Rates, target: Path) -> None:
 def repeat(video: Path, target: Path) -> None:
     """Write the video again and again, until as much is sampled as is kept."""
     info = read_info(video)
-    sampled_fps = min(SAMPLING.fps, info.fps or SAMPLING.fps)
+    sampled_fps = min(OPTIONS.fps, info.fps or OPTIONS.fps)
     write_looped(video, target, MAX_FRAMES / sampled_fps, info.height - info.height % 2)
 
 
@@ -269,11 +282,11 @@ def measure(
     return [
         f"## {work.path.name}, platform {server.platform.name}",
         f"{len(work.frames)} frames of {first.shape[1]}x{first.shape[0]} sampled "
-        f"at {SAMPLING.fps:g} a second, {len(work.faces)} with a face. Medians of {rounds} "
+        f"at {OPTIONS.fps:g} a second, {len(work.crops)} with a face. Medians of {rounds} "
         "alternating rounds; client and server share the cores.",
         to_stage_table(rates, spent_ms),
         pace_section(rates, spent_ms),
-        overlap_section(len(work.faces), client.contract.max_frames, detectors.size),
+        overlap_section(len(work.crops), detectors.size),
         f"![Stages]({picture.name})",
     ]
 
@@ -347,7 +360,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the long video whose memory is watched; 0 for none (default: %(default)s)",
     )
     parser.add_argument("--host", help="what to call this machine (default: its name)")
-    parser.add_argument("--out", type=Path, help="folder to write (default: in benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: in build/benchmarks)")
     return parser
 
 

@@ -4,7 +4,7 @@
     videofer bench quick --against benchmarks/results/<run>/quick.json
 
 Prints ratios within this run beside those of an earlier one; frames a second of two runs are not
-to be compared. Writes quick.json into benchmarks/results/.
+to be compared. Writes quick.json below build/benchmarks/.
 """
 
 import json
@@ -16,7 +16,7 @@ from base.files import write_whole
 from base.provenance import provenance
 from benchmarks.peer_servers.processes import PeerError
 from benchmarks.peers import IN_PROCESS_FP32, PACKAGES, Bench, start
-from benchmarks.results import RESULTS, refusals_told, results_folder
+from benchmarks.results import KEPT, RESULTS, refusals_told, results_folder
 from benchmarks.turns import ratio, take_turns, to_table
 
 BASE = "ONNX Runtime, INT8, batches of 16"
@@ -31,8 +31,9 @@ WAYS = (
 
 
 def newest() -> Path | None:
-    """Find the last quick.json that was kept, if any."""
-    return max(RESULTS.glob("*/quick.json"), default=None)  # its folder's name begins with the date
+    """Find the last quick.json that was written or kept, if any."""
+    found = [path for folder in (RESULTS, KEPT) for path in folder.glob("*/quick.json")]
+    return max(found, key=lambda path: path.parent.name, default=None)  # it begins with the date
 
 
 def read_ratios(path: Path) -> Mapping[str, float]:
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--against", type=Path, help="quick.json to compare with (default: newest)")
     parser.add_argument("--host", help="what to call this machine (default: its name)")
-    parser.add_argument("--out", type=Path, help="folder to write (default: in benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: in build/benchmarks)")
     args = parser.parse_args(argv)
 
     def command() -> None:

@@ -1,4 +1,7 @@
-"""Where results are kept, benchmarks/results/<date>-<commit>-<host>/, each with its origin."""
+"""Where results are written, build/benchmarks/<date>-<commit>-<host>/, each with its origin.
+
+What is worth keeping is moved to benchmarks/results/, which git keeps.
+"""
 
 import platform
 import re
@@ -15,7 +18,8 @@ from base.files import write_whole
 from base.provenance import provenance
 from serving import ServingError
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "build" / "benchmarks"
+KEPT = ROOT / "benchmarks" / "results"
 
 
 def results_folder(host: str | None = None) -> Path:

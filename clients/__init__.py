@@ -1,10 +1,10 @@
-"""From a video of a face to its emotion, by way of a Triton server.
+"""From a video to who is in it, when, and with which emotion, by way of a Triton server.
 
-    video.mp4 -> frames  -> faces     -> aligned crops -> Triton    -> result
-                video.py   faces.py     faces.py         stream.py    result.py, pictures.py
+    source -> frames -> faces -> tracks -> crops -> Triton -> Analysis -> reports/
+            video.py  faces.py  tracker.py         stream.py analysis.py
 
-`videofer predict video.mp4` walks it (verbs/); `videofer saliency video.mp4` asks where in the face
-the answer comes from (occlusion.py). Nothing here needs torch or tensorrt.
+analyse.py walks it, live.py as it happens, folder.py for many sources. verbs/ are the commands.
+occlusion.py asks where in a face the answer comes from. Nothing here needs torch or tensorrt.
 """
 
 import os

@@ -20,6 +20,10 @@ class NotWritten(FerError):
     """A result that cannot be written, for a full disk, say."""
 
 
+class ResultsDiffer(FerError):
+    """A results folder that holds something else than results of these sources."""
+
+
 class NoFaceFound(FerError):
     """A video in which no looked-at frame shows a face."""
 

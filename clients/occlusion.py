@@ -1,6 +1,6 @@
 """Where a network reads an emotion off a face: cover part after part, and ask again each time.
 
-    face (224, 224, 3)  ->  occluded copies  ->  Triton  ->  Saliency  ->  text, JSON, pictures.py
+    face (224, 224, 3)  ->  occluded copies  ->  Triton  ->  Saliency  ->  text, JSON, a map
 
 Works for every network: each copy is a clip of one frame. Source: Minaee et al., "Deep-Emotion:
 Facial Expression Recognition Using Attentional Convolutional Network", 2021, section 4.
@@ -48,7 +48,7 @@ class Patch:
         return [(left, top) for top in self.starts for left in self.starts]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saliency:
     """What covering parts of a face does to the network's answer.
 
@@ -156,13 +156,13 @@ def find_saliency(
     falls = probabilities[emotion] - np.array(covered)[:, emotion]
     num_starts = len(patch.starts)
     return Saliency(
-        face,
-        client.contract.labels,
-        probabilities,
-        falls.reshape(num_starts, num_starts),
-        patch,
-        client.model,
-        pts_seconds,
+        face=face,
+        labels=client.contract.labels,
+        probabilities=probabilities,
+        falls=falls.reshape(num_starts, num_starts),
+        patch=patch,
+        model=client.model,
+        pts_seconds=pts_seconds,
     )
 
 

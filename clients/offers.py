@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpcclient
 
+from base.text import clean
 from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
 from clients.faces import FACE_SIZE
 from clients.transport import Connection, to_input
@@ -57,7 +58,7 @@ class Step:
     outputs: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """What a server says of one of its networks.
 
@@ -82,7 +83,7 @@ class Contract:
     def to_text(self) -> str:
         """Write one line for a person."""
         versions = f"version{'s' * (len(self.versions) > 1)} {', '.join(self.versions)}"
-        labels = f"{len(self.labels)} classes: {', '.join(self.labels)}"
+        labels = f"{len(self.labels)} classes: {', '.join(map(clean, self.labels))}"
         extras = f"; also gives {', '.join(self.extras)}" if self.extras else ""
         return f"{self.model}: {versions}; {labels}{extras}"
 
@@ -121,13 +122,13 @@ def read_contract(server: Connection, model: str) -> Contract:
         )
     frames_step, clip_step = steps
     return Contract(
-        model,
-        tuple(metadata.versions),
-        frames_step,
-        clip_step,
-        read_max_frames(server, frames_step.model),
-        read_labels(server, model),
-        tuple(name for name in gives if name not in OUTPUTS),
+        model=model,
+        versions=tuple(metadata.versions),
+        frames_step=frames_step,
+        clip_step=clip_step,
+        max_frames=read_max_frames(server, frames_step.model),
+        labels=read_labels(server, model),
+        extras=tuple(name for name in gives if name not in OUTPUTS),
     )
 
 

@@ -1,17 +1,19 @@
-"""One network of a server: aligned faces -> Triton -> the clip's answer.
+"""One network of a server: crops -> Triton -> the clip's answer.
 
-    faces (N, 224, 224, 3) uint8  ->  the network's ensemble, such as `fan`     N <= M, one request
-                                  ->  its first model, ..., then its second     longer, in chunks
+    crops (N, 224, 224, 3) uint8  -embed->  features  -pool->  ClipAnswer     any N
+                                  -ask--------------------->   ClipAnswer     N <= M, one request
 
-M is the server's (max_batch_size of the model that takes frames). Both ways give the same answer.
+M is the server's (max_batch_size of the model that takes frames). Both ways give the same answer:
+`ask` goes to the network's ensemble, such as `fan`, the others to its two models.
 """
 
 import logging
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 
+from clients.analysis import ClipAnswer
 from clients.errors import ModelMissing, RequestRefused
 from clients.offers import EXTRAS, OUTPUTS, Contract, Step, read_contract, read_contracts
 from clients.transport import Connection, to_input
@@ -21,29 +23,8 @@ logger = logging.getLogger(__name__)
 Tensors = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class ClipAnswer:
-    """What the server says of a clip of N frames. None stands for what the network has not.
-
-    Args:
-        logits: (C,) float32.
-        probabilities: (C,) float32, sums to 1.
-        weights: (N,) float32, each frame's share, sums to 1.
-        frame_logits: (N, C) float32.
-        model_version: as the server names it.
-        self_weights: (N,) float32 in (0, 1), of self-attention.
-        region_weights: (N, R) float32, each region's share of a face, sums to 1 over regions.
-        theta: (N, 2, 3) float32, the affine window of a spatial transformer on each face.
-    """
-
-    logits: np.ndarray
-    probabilities: np.ndarray
-    weights: np.ndarray
-    frame_logits: np.ndarray
-    model_version: str
-    self_weights: np.ndarray | None = None
-    region_weights: np.ndarray | None = None
-    theta: np.ndarray | None = None
+# Tensors are called as their clients know them; here a share is a share.
+FIELDS = {"weights": "shares"}
 
 
 class TritonClient(Connection):
@@ -55,7 +36,8 @@ class TritonClient(Connection):
         timeout_s: how long one request may take.
 
     Raises:
-        ServerUnavailable, ServerMismatch: on entering, where the server cannot serve clips.
+        ServerUnavailable, ServerMismatch: on entering, or when first asked, where the server cannot
+            serve clips.
     """
 
     def __init__(self, url: str, model: str = "fan", timeout_s: float = 60.0) -> None:
@@ -64,7 +46,7 @@ class TritonClient(Connection):
 
     def __enter__(self) -> Self:
         try:
-            self.contract = self.enter_contract()
+            _ = self.contract
         except BaseException:
             self.close()
             raise
@@ -73,8 +55,13 @@ class TritonClient(Connection):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def enter_contract(self) -> Contract:
-        """Read the contract of the network to ask; say what there is instead where it is not."""
+    @cached_property
+    def contract(self) -> Contract:
+        """What the network takes and gives, as the server says when it is first asked.
+
+        Raises:
+            ServerMismatch: where it is not there: says what is instead.
+        """
         try:
             contract = read_contract(self, self.model)
         except ModelMissing as error:
@@ -87,26 +74,40 @@ class TritonClient(Connection):
         logger.info("%s serves %s", self.url, contract)
         return contract
 
-    def embed(self, faces: np.ndarray) -> Tensors:
-        """Put up to `contract.max_frames` faces (N, 224, 224, 3) uint8 through the first model.
+    def embed(self, crops: np.ndarray) -> Tensors:
+        """Put crops (N, 224, 224, 3) uint8 through the first model, in requests that it takes.
 
         Returns:
-            what it gives of each face, (N, ...) float32, by the ensemble's names.
+            what it gives of each crop, (N, ...) float32, by the ensemble's names; of FAN
+            {"features": (N, 512)}.
         """
-        return self.run_step(self.contract.frames_step, {"frames": faces})
+        step, most = self.contract.frames_step, self.contract.max_frames
+        parts = [
+            self.run_step(step, {"frames": crops[i : i + most]}) for i in range(0, len(crops), most)
+        ]
+        features = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if any(len(rows) != len(crops) for rows in features.values()):
+            given = ", ".join(f"{name} {rows.shape}" for name, rows in features.items())
+            raise RequestRefused(
+                f"model {step.model!r} at {self.url} answered {len(crops)} crops with {given}; "
+                "expected a row a crop"
+            )
+        return features
 
-    def pool(self, tensors: Tensors) -> ClipAnswer:
-        """Pool what `embed` gave of a whole clip's faces, in time order.
+    def pool(self, features: Tensors, *, keep: bool = True) -> ClipAnswer:
+        """Pool what `embed` gave of a whole clip's crops, or of any part, in time order.
 
-        What is sent is taken out of `tensors`: an hour's features are 74 MB, and their request
-        holds copies of its own.
+        Args:
+            keep: leave `features` as they are. If not, what is sent is taken out of them: an hour's
+                are 74 MB, and their request holds copies of its own.
         """
+        tensors = dict(features) if keep else features
         kept = {name: tensors[name] for name in (*OUTPUTS, *EXTRAS) if name in tensors}
         return self.read_answer({**kept, **self.run_step(self.contract.clip_step, tensors)})
 
-    def ask(self, faces: np.ndarray) -> ClipAnswer:
-        """Ask of a whole clip of up to `contract.max_frames` faces in one request."""
-        result = self.infer(self.model, [to_input("frames", faces)])
+    def ask(self, crops: np.ndarray) -> ClipAnswer:
+        """Ask of a whole clip of up to `contract.max_frames` crops in one request."""
+        result = self.infer(self.model, [to_input("frames", crops)])
         names = (*OUTPUTS, *self.contract.extras)
         return self.read_answer({name: result.as_numpy(name) for name in names})
 
@@ -129,4 +130,8 @@ class TritonClient(Connection):
                 f"model {self.model!r} at {self.url} answered with values that are not numbers"
             )
         version = max(self.contract.versions, key=int)  # the one that Triton asks by default
-        return ClipAnswer(**answer, model_version=version)
+        named = {FIELDS.get(name, name): array for name, array in answer.items()}
+        return ClipAnswer(**named, model_version=version)
+
+
+Client = TritonClient  # as the users of `import videofer` know it

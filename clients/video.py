@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import av
+import cv2
 import numpy as np
 from av.filter import Graph
 from av.stream import Disposition
@@ -29,6 +30,7 @@ from av.video.reformatter import Interpolation
 
 from base.text import clean
 from clients.errors import VideoUnreadable
+from clients.pipes import BOXES, readable
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +42,8 @@ TIMEOUT_S = 10.0  # of a network source that says nothing
 EARLY = 0.1  # of the time between two frames to look at
 MAX_FPS = 1000  # what a header says beyond that is a unit of time
 USUAL_FPS = Fraction(25)  # where neither the container nor the codec says
+STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp")
 CAMERA_FORMAT = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
-# The boxes at the top of a file of the MP4 family (ISO/IEC 14496-12, QuickTime).
-BOXES = (
-    b"ftyp moov mdat wide free skip pnot moof mfra sidx ssix styp prft emsg meta uuid udta".split()
-)
 
 
 @dataclass(frozen=True)
@@ -106,21 +105,36 @@ class Video:
         self.spec = spec
         self.name = masked(spec)
         self.damaged = 0
+        self.container: Any = None
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Open the source, unless it is open already; after `close`, anew."""
+        if self.container is not None:
+            return
         target, options = target_of(self.spec, self.name)
         self.container = open_container(target, options, self.name)
         try:
             self.stream = self.choose_stream()
             self.decoding = self.decoded()
             self.first: VideoFrame | None = None  # decoded already, for what it says of the rest
+            self.rotation: int | None = None  # degrees, of the last frame shown
+            self.matrix: tuple[int, int, int, int] | None = None
         except BaseException:
-            self.container.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Close the source."""
+        container, self.container = self.container, None
+        if container is not None:
+            container.close()
+
+    def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.container.close()
+        self.close()
 
     def choose_stream(self) -> Any:
         """Take the track that a player takes; refuse sound alone, with or without a cover."""
@@ -152,7 +166,7 @@ class Video:
         context = stream.codec_context
         self.first = self.first or next(self.decoding, None)
         width, height = shown_size(context.width, context.height, self.aspect())
-        if self.first is not None and is_sideways(display_matrix(self.first)):
+        if self.first is not None and is_sideways(self.first):
             width, height = height, width
         return VideoInfo(
             num_frames=stream.frames or round((seconds or 0) * rate),
@@ -199,17 +213,36 @@ class Video:
             if fps:
                 next_seconds = max(next_seconds, seconds - 1 / fps) + 1 / fps
             num_taken += 1
-            yield Frame(to_rgb(frame, self.aspect()), index, seconds)
+            yield Frame(self.show(frame), index, seconds)
+        if not num_taken:
+            codec = self.stream.codec_context.name
+            hint = (
+                "; its index may come last, where this server lets nobody jump: download it first"
+            )
+            raise VideoUnreadable(
+                f"{self.name}: not one frame could be decoded (FFmpeg here takes its video for "
+                f"{codec}{hint if '://' in str(self.spec) else ''})"
+            )
         if self.damaged:
             logger.warning(
                 "%s: %d damaged packets were passed over; their frames are missing",
                 *(self.name, self.damaged),
             )
-        if not num_taken:
-            raise VideoUnreadable(
-                f"{self.name}: not one frame could be decoded (FFmpeg here takes its video for "
-                f"{self.stream.codec_context.name})"
-            )
+
+    def show(self, frame: VideoFrame) -> np.ndarray:
+        """Turn a decoded frame into what a player shows: (H, W, 3) uint8, RGB."""
+        image = to_rgb(frame, self.aspect())
+        if frame.rotation != self.rotation:
+            # Asked for where it changes alone: PyAV 18 ties a frame to its side data in a circle,
+            # which keeps megabytes until Python looks for circles.
+            self.rotation = frame.rotation
+            try:
+                self.matrix = display_matrix(frame)
+            except ValueError:
+                # A photograph: PyAV names no EXIF, and then gives no side data at all.
+                upright = cv2.imread(str(self.spec), cv2.IMREAD_COLOR_RGB)
+                return upright if upright is not None else image
+        return turned(image, self.matrix)
 
     def timed(self) -> Iterator[tuple[VideoFrame, float]]:
         """Give every frame its time from the source's start; times grow."""
@@ -247,6 +280,18 @@ class Video:
                 logger.info("%s: a packet is passed over: %s", self.name, error)
 
 
+def is_stream(spec: str | Path) -> bool:
+    """Tell a URL or a camera from a file."""
+    text = str(spec)
+    return "://" in text or text.isdecimal() or text.startswith("/dev/video")
+
+
+def is_live(spec: str | Path) -> bool:
+    """Tell a source that is live by its nature: a camera, or a URL of a protocol for streams."""
+    scheme = str(spec).partition("://")[0]
+    return is_stream(spec) and (scheme in STREAMS or "://" not in str(spec))
+
+
 def target_of(spec: str | Path, name: str) -> tuple[Any, dict[str, Any]]:
     """Say what FFmpeg opens for a path, a URL, "-" or a camera, and how.
 
@@ -255,7 +300,7 @@ def target_of(spec: str | Path, name: str) -> tuple[Any, dict[str, Any]]:
     """
     text = str(spec)
     if text == "-":
-        return sys.stdin.buffer, {}
+        return readable(sys.stdin.buffer), {}
     if "://" in text:
         options = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
         return text, {"options": options, "timeout": TIMEOUT_S}
@@ -266,6 +311,8 @@ def target_of(spec: str | Path, name: str) -> tuple[Any, dict[str, Any]]:
     try:
         if path.is_dir():
             raise VideoUnreadable(f"{name} is a folder; expected a video file")
+        if path.is_fifo():
+            return readable(path.open("rb")), {}
         if path.is_file():
             check_complete(path, name)
         path.stat()
@@ -433,12 +480,11 @@ def shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 
 
 def to_rgb(frame: VideoFrame, aspect: Fraction) -> np.ndarray:
-    """Turn a decoded frame into what a player shows: (H, W, 3) uint8, RGB."""
+    """Turn a decoded frame into square pixels, (H, W, 3) uint8, RGB."""
     width, height = shown_size(frame.width, frame.height, aspect)
-    image = frame.reformat(
+    return frame.reformat(
         width, height, format="rgb24", interpolation=Interpolation.BILINEAR
     ).to_ndarray()
-    return turned(image, display_matrix(frame))
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
@@ -454,9 +500,9 @@ def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
     return (a, b, c, d)
 
 
-def is_sideways(matrix: tuple[int, int, int, int] | None) -> bool:
-    """Tell a quarter turn."""
-    return matrix is not None and abs(matrix[1]) == abs(matrix[2]) == 1
+def is_sideways(frame: VideoFrame) -> bool:
+    """Tell a frame that is shown a quarter turned."""
+    return abs(frame.rotation) == 90
 
 
 def turned(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
@@ -464,7 +510,7 @@ def turned(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.nd
     if matrix is None:
         return image
     a, b, c, d = matrix
-    if is_sideways(matrix):
+    if b and c:
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import av
 import numpy as np
 
+from base.files import partial_of
 from clients.errors import NotWritten
 from clients.video import reason, target_of
 
@@ -44,7 +45,7 @@ class VideoWriter:
         self, target: Path, *, fps: float, size: tuple[int, int], sound_of: str | Path | None = None
     ) -> None:
         self.target = target
-        self.partial = target.with_name(f".{target.name[:200]}.partial")
+        self.partial = partial_of(target)
         self.fps = Fraction(fps).limit_denominator(1001)
         self.size = size
         self.sound_of = sound_of

@@ -68,7 +68,7 @@ def random_checkpoint(seed: int = 0, network: str = "fan", **options: object) ->
             else:
                 fan_in = value[0].numel() if value.dim() > 1 else 16
                 weights[name] = torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
-    return Checkpoint(weights, network=network, **options)  # type: ignore[arg-type]
+    return Checkpoint(state=weights, network=network, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

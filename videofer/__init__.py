@@ -1,9 +1,10 @@
-"""The emotion of a face in a video, from a Triton server: the names that a Python user imports.
+"""Who shows which emotion in a video, and when: the names that a Python user imports.
 
     import videofer
 
-    result = videofer.analyse("clip.mp4", url="localhost:8001")
-    print(result.emotion, result.weights)
+    analysis = videofer.analyse("clip.mp4", url="localhost:8001")
+    for track in analysis.tracks:
+        print(track.number, track.emotion, track.segments)
 
 `__all__` is the documented API. Every command is there too: `videofer.run("export", "--help")` does
 what `videofer export --help` does. Importing this package loads nothing heavy; each name loads what
@@ -15,39 +16,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from base.errors import FerError
+    from clients.analysis import Analysis, ClipAnswer, Options, Segment, Track, Window
     from clients.errors import (
         ModelMissing,
         NoFaceFound,
+        NotWritten,
         RequestRefused,
+        ResultsDiffer,
         ServerMismatch,
         ServerUnavailable,
         VideoUnreadable,
     )
-    from clients.result import Result, Sighting
-    from videofer.api import analyse, networks, serve
+    from clients.live import Live, Moment
+    from clients.triton import TritonClient as Client
+    from videofer.api import analyse, follow, networks, serve
     from videofer.verbs import run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Analysis",
+    "Client",
+    "ClipAnswer",
     "FerError",
+    "Live",
     "ModelMissing",
+    "Moment",
     "NoFaceFound",
+    "NotWritten",
+    "Options",
     "RequestRefused",
-    "Result",
+    "ResultsDiffer",
+    "Segment",
     "ServerMismatch",
     "ServerUnavailable",
-    "Sighting",
+    "Track",
     "VideoUnreadable",
+    "Window",
     "analyse",
+    "follow",
     "networks",
     "run",
     "serve",
 ]
 
+ANALYSIS = ("Analysis", "ClipAnswer", "Options", "Segment", "Track", "Window")
 HOMES = {
-    **dict.fromkeys(("analyse", "networks", "serve"), "videofer.api"),
-    **dict.fromkeys(("Result", "Sighting"), "clients.result"),
+    **dict.fromkeys(("analyse", "follow", "networks", "serve"), "videofer.api"),
+    **dict.fromkeys(ANALYSIS, "clients.analysis"),
+    **dict.fromkeys(("Live", "Moment"), "clients.live"),
+    "Client": "clients.triton",
     "FerError": "base.errors",
     "run": "videofer.verbs",
 }

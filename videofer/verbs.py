@@ -41,7 +41,7 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "predict": Verb(
         module="clients.verbs.predict",
-        help="name the emotion of the face in a video",
+        help="say who is in a video, when, and with which emotion",
         extra="pictures",
         installed=True,
     ),

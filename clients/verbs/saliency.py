@@ -12,13 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from base.command import make_parser, number, run_command
-from clients.analyse import Sampling, analyse
-from clients.errors import NoFaceFound, VideoUnreadable
-from clients.faces import FACE_SIZE, FaceDetector, align
+from clients.analyse import analyse
+from clients.analysis import Options
+from clients.faces import FACE_SIZE
 from clients.occlusion import Patch, find_saliency
 from clients.triton import TritonClient
 from clients.verbs.options import (
@@ -29,7 +26,7 @@ from clients.verbs.options import (
     log_steps,
     output_file,
 )
-from clients.video import read_info
+from clients.video import Video
 
 SMALLEST_PATCH = 8  # pixels; smaller ones hide nothing that a network sees
 SMALLEST_STRIDE = 4  # pixels; at 224 of a side, 3,000 copies
@@ -65,38 +62,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Find the face, cover it part by part, print where that changes most, draw the map."""
-    from clients import pictures  # slow to import, which --help need not wait for
+    from clients.reports import crops, plot  # slow to import, which --help need not wait for
 
     progress = sys.stderr.isatty()
-    read_info(args.source)  # a bad file is told at once, server or no server
+    with Video(args.source) as video:
+        video.info()  # a bad file is told at once, server or no server
+    options = Options(fps=args.fps, max_frames=args.max_frames, people=1, window=0)
     with TritonClient(args.url, args.model, args.timeout) as client:
-        if cv2.haveImageReader(str(args.source)):
-            face, pts_seconds = crop_picture(args.source), None
-        else:
-            sampling = Sampling(args.fps, args.max_frames)
-            result = analyse(args.source, client, sampling, progress=progress)
-            sighting = result.faces[int(result.strengths.argmax())]
-            (face,), pts_seconds = (
-                pictures.crop_faces(args.source, [sighting]),
-                sighting.pts_seconds,
-            )
+        analysis = analyse(args.source, client, options, progress=progress)
+        (track,) = analysis.tracks
+        i = int(track.answer.strengths.argmax())
+        (face,) = crops.crop_faces(args.source, [(track, i)])
+        # A picture has no time.
+        seconds = float(track.seconds[i]) if len(analysis.frames) > 1 else None
         patch = Patch(args.patch, args.stride)
-        saliency = find_saliency(client, face, patch, pts_seconds, progress=progress)
+        saliency = find_saliency(client, face, patch, seconds, progress=progress)
     print(saliency.to_json() if args.json else saliency.to_text(), flush=True)
-    pictures.draw_map(saliency, args.source.name, args.plot)
+    plot.draw_map(saliency, args.source.name, args.plot)
     print(f"map: {args.plot}", file=sys.stderr)
-
-
-def crop_picture(path: Path) -> np.ndarray:
-    """Cut the largest face (224, 224, 3) out of a picture."""
-    # Unlike FFmpeg, it turns a photograph upright.
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise VideoUnreadable(f"{path}: the picture cannot be decoded; it may be damaged")
-    face = max(FaceDetector().detect(image), key=lambda face: face.size, default=None)
-    if face is None:
-        raise NoFaceFound(f"{path}: no face in the picture")
-    return align(image, face.landmarks)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

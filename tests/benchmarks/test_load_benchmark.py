@@ -27,7 +27,11 @@ def analyzer_at(url, folder, **changes):
 
 
 def measured(rate=10.0, frames=(16,), **changes):
-    spent = {"fan_embedder": Spent(0.5, 0.1, 30.0, 0.1, 16.0)}
+    spent = {
+        "fan_embedder": Spent(
+            queue=0.5, compute_input=0.1, compute_infer=30.0, compute_output=0.1, mean_batch=16.0
+        )
+    }
     return Measured(Load(frames=frames, **changes), rate, {50: 31.0, 95: 40.0, 99: 50.0}, spent)
 
 
@@ -126,7 +130,9 @@ def test_what_a_model_counted_before_is_not_counted_again():
     after |= {"compute_infer": 1.2e9, "compute_output": 8e6}
     assert perf_analyzer.counted(before, after)
     assert not perf_analyzer.counted(after, after)
-    assert perf_analyzer.spent_between(before, after) == Spent(1.0, 1.0, 50.0, 2.0, 32.0)
+    assert perf_analyzer.spent_between(before, after) == Spent(
+        queue=1.0, compute_input=1.0, compute_infer=50.0, compute_output=2.0, mean_batch=32.0
+    )
 
 
 def test_tables_say_frames_clips_latency_and_batch():

@@ -33,7 +33,9 @@ def bench(repository, server, tmp_path_factory):
         patch.setattr(peers, "BUILD", folder)
         patch.setattr(peers, "LOGS", folder)
         patch.setattr(processes, "LOGS", folder)
-        with Bench(repository, Source(ROOT / "weights" / "fan.safetensors", "fan")) as bench:
+        with Bench(
+            repository, Source(path=ROOT / "weights" / "fan.safetensors", network="fan")
+        ) as bench:
             bench.servers["model_repository ort_fp32"] = server
             yield bench
 

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,7 @@ import pytest
 from conftest import ffmpeg
 
 from benchmarks import client_memory, pipeline, turns
-from clients.analyse import Sampling
-from clients.triton import ClipAnswer
+from clients.analysis import ClipAnswer, Options
 from serving import ServingError
 
 LABELS = ("happy", "sad")
@@ -39,19 +39,29 @@ class StandInClient:
     def __init__(self):
         self.asked = []
 
-    def ask(self, faces):
-        n = len(faces)
+    def embed(self, crops):
+        return {"features": np.zeros((len(crops), 512), np.float32)}
+
+    def pool(self, features, keep=True):
+        n = len(features["features"])
         self.asked.append(n)
         even = np.full(n, 1 / n, np.float32)
         return ClipAnswer(
-            np.zeros(2), np.full(2, 0.5), even, np.zeros((n, 2), np.float32), "1", self_weights=even
+            logits=np.zeros(2),
+            probabilities=np.full(2, 0.5),
+            shares=even,
+            frame_logits=np.zeros((n, 2), np.float32),
+            model_version="1",
+            self_weights=even,
         )
 
 
 @pytest.fixture
 def short(monkeypatch):
     """A run of a few frames, without rests."""
-    monkeypatch.setattr(pipeline, "SAMPLING", Sampling(max_frames=6))
+    options = Options(max_frames=6, people=1, window=0)
+    monkeypatch.setattr(pipeline, "OPTIONS", options)
+    monkeypatch.setattr(pipeline, "WINDOWED", replace(options, window=0.2, step=0.1))
     monkeypatch.setattr(turns, "REST_S", 0)
 
 
@@ -64,9 +74,13 @@ def test_every_stage_is_measured_for_the_same_frames(sample, short):
     client = StandInClient()
     with pipeline.DetectorPool(2) as detectors:
         ways = pipeline.make_ways(work, detectors, client)
-        assert list(ways) == [*STAGES, pipeline.WHOLE]
+        assert list(ways) == [*STAGES, pipeline.WHOLE, pipeline.FINE]
         assert {name: way() for name, way in ways.items()} == dict.fromkeys(ways, 6)
-    assert client.asked == [6, 6]  # alone and within the whole: the same faces
+    # Alone and within the whole the same faces; then windows of them, too.
+    assert client.asked[:2] == [6, 6]
+    *windows, whole = client.asked[2:]
+    assert whole == 6
+    assert len(windows) > 3
 
 
 def test_report_has_every_stage_and_its_pictures(sample, short, tmp_path):
@@ -105,7 +119,7 @@ def test_what_was_measured_outlives_what_fails_later(sample, short, monkeypatch,
 
 
 def test_short_video_is_repeated_until_as_much_is_sampled_as_is_kept(sample, monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "SAMPLING", Sampling(max_frames=60))
+    monkeypatch.setattr(pipeline, "OPTIONS", Options(max_frames=60, people=1))
     monkeypatch.setattr(pipeline, "MAX_FRAMES", 60)
     work = pipeline.prepare(sample)
     pipeline.repeat(sample, tmp_path / "repeated.mp4")
@@ -123,17 +137,16 @@ def test_report_names_the_slowest_stage_and_the_ceiling_it_sets():
     assert "stages take 28.50 ms a frame; overlapping makes that 25.00" in text
 
 
+def test_what_windows_cost_is_said():
+    rates = RATES | {pipeline.FINE: [36.0, 36.0]}
+    text = pipeline.pace_section(rates, SPENT_MS | {pipeline.FINE: 4.0})
+    assert "the whole path takes 1.11 times as long** (quartiles 1.11 to 1.11), above" in text
+
+
 def test_goal_is_said_to_be_met_where_it_is():
     assert "within the goal of 1.2" in pipeline.pace_section(
         RATES | {"whole path": [45.0, 45.0]}, SPENT_MS
     )
-
-
-@pytest.mark.parametrize(
-    ("num_faces", "words"), [(128, "nothing overlaps with the server"), (129, "later frames")]
-)
-def test_report_says_whether_the_server_works_meanwhile(num_faces, words):
-    assert words in pipeline.overlap_section(num_faces, 128, 2)
 
 
 def test_processor_time_of_the_client_is_counted():

@@ -165,7 +165,15 @@ def test_pooled_features_are_held_by_their_request_alone(monkeypatch):
     client = TritonClient("127.0.0.1:1")
     first = Step("fan_embedder", {"frames": "frames"}, {"features": "features"})
     second = Step("fan_attention", {"features": "features"}, {"logits": "logits"})
-    client.contract = Contract("fan", ("1",), first, second, 128, ("happy",), ())
+    client.contract = Contract(
+        model="fan",
+        versions=("1",),
+        frames_step=first,
+        clip_step=second,
+        max_frames=128,
+        labels=("happy",),
+        extras=(),
+    )
     held = []
 
     def send(call, model, inputs, **options):
@@ -174,6 +182,6 @@ def test_pooled_features_are_held_by_their_request_alone(monkeypatch):
 
     monkeypatch.setattr(client, "retrying", send)
     with pytest.raises(RequestRefused, match="fan_attention"):
-        client.pool(tensors)
+        client.pool(tensors, keep=False)
     assert held == [False]  # an hour of them is 74 MB
     client.client.close()

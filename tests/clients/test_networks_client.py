@@ -14,15 +14,14 @@ from toy_networks import EXTRA_DIMS, LABELS, write_repository
 from base.exported import record_path
 from clients.errors import ModelMissing
 from clients.faces import FACE_SIZE, FRAMING, align, unalign
-from clients.offers import OUTPUTS
-from clients.outlines import REGIONS, outline_regions, outline_window
-from clients.stream import ClipStream
+from clients.reports.outlines import REGIONS, outline_regions, outline_window
+from clients.stream import FeatureStream
 from clients.triton import TritonClient
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
 NETWORKS = sorted(LABELS)
-EXTRA = {"ran": "region_weights", "deep_emotion": "theta", "fan": "self_weights"}
+EXTRA = {"ran": "region_weights", "deep_emotion": "theta", "fan": "self_weight"}
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +59,12 @@ def test_clip_in_chunks_gets_the_answer_of_the_clip_in_one_piece(toys, model):
     with TritonClient(toys.grpc_url, model) as client:
         whole = client.ask(clip)
         object.__setattr__(client.contract, "max_frames", 5)  # as if the server took no more
-        with ClipStream(client) as stream:
-            for face in clip:
-                stream.add(face)
-            assert len(stream.chunks) == 2
-            chunked = stream.finish()
-    for name in (*OUTPUTS, *EXTRA_DIMS, "self_weights"):
+        with FeatureStream(client) as stream:
+            for crop in clip:
+                stream.add(1, crop)
+            stream.flush()
+            chunked = stream.pool(1)
+    for name in ("logits", "probabilities", "shares", "frame_logits", *EXTRA_DIMS, "self_weights"):
         if getattr(whole, name) is None:
             assert getattr(chunked, name) is None
         else:
@@ -74,12 +73,12 @@ def test_clip_in_chunks_gets_the_answer_of_the_clip_in_one_piece(toys, model):
 
 
 def test_chunks_are_as_large_as_the_network_takes(toys):
-    with TritonClient(toys.grpc_url, "ran") as client, ClipStream(client) as stream:
-        assert client.contract.max_frames == 16
-        for face in faces(40):
-            stream.add(face)
-        answer = stream.finish()
-    assert len(stream.chunks) == 3
+    with TritonClient(toys.grpc_url, "ran") as client, FeatureStream(client) as stream:
+        assert client.contract.max_frames == stream.limit == 16
+        for crop in faces(40):
+            stream.add(1, crop)
+        stream.flush()
+        answer = stream.pool(1)
     assert answer.region_weights.shape == (40, 6)
     np.testing.assert_allclose(answer.region_weights.sum(1), 1, atol=1e-5)
 
@@ -87,14 +86,14 @@ def test_chunks_are_as_large_as_the_network_takes(toys):
 @pytest.mark.parametrize("model", NETWORKS)
 def test_json_has_the_same_keys_for_every_network(ask, sample, model):
     result = json.loads(ask(sample, "--json", "--model", model, "--max-frames", 5).stdout)
-    extras = {"self_weights", "region_weights", "theta"}
-    assert extras < set(result)
-    assert {name for name in extras if result[name] is not None} == ({EXTRA.get(model)} - {None})
-    shapes = {"self_weights": (5,), "region_weights": (5, 6), "theta": (5, 2, 3)}
-    for name in extras & {EXTRA.get(model)}:
-        assert np.shape(result[name]) == shapes[name]
-    assert list(result["probabilities"]) == LABELS[model].split()
-    assert result["model"] == model
+    (track,) = result["tracks"]
+    shapes = {"self_weight": (5,), "region_weights": (5, 6), "theta": (5, 2, 3)}
+    given = {name for name in shapes if track["faces"][name] is not None}
+    assert given == ({EXTRA.get(model)} - {None})
+    for name in given:
+        assert np.shape(track["faces"][name]) == shapes[name]
+    assert list(track["probabilities"]) == LABELS[model].split()
+    assert result["network"]["model"] == model
 
 
 def test_list_names_each_network_on_one_line_and_no_part_of_one(ask):
@@ -150,7 +149,7 @@ def test_pictures_show_where_the_network_looked(ask, sample, tmp_path, model):
     looked = (np.abs(picture - cyan).max(axis=2) < 3).sum() > 100
     assert looked == (model in ("ran", "deep_emotion"))
     orange = (np.abs(picture - (14, 127, 255)).max(axis=2) < 3).sum()
-    assert orange > 500  # bars of weight or, where all weigh alike, of probability
+    assert orange > 500  # bars of shares or, where all are alike, of probability
     _, frame = cv2.VideoCapture(str(tmp_path / "a.mp4")).read()
     near = np.abs(frame.astype(int) - cyan).max(axis=2) < 60  # 4:2:0 blurs colours
     assert (near.sum() > 100) == looked

@@ -16,24 +16,22 @@ from conftest import ROOT, ffmpeg
 
 from clients.errors import ServerUnavailable
 from clients.sample import kind_at
-from clients.stream import CHUNKS_IN_FLIGHT, ClipStream
+from clients.stream import AT_ONCE, FeatureStream
 from clients.verbs.predict import build_parser
 from serving.embedded import EmbeddedServer
 from serving.platforms import read_platform
 
-JSON_KEYS = [
+JSON_KEYS = ["schema", "source", "asked", "network", "created", "frames", "tracks"]
+TRACK_KEYS = [
+    "track",
+    "start_s",
+    "end_s",
+    "coverage",
     "emotion",
     "probabilities",
-    "frames",
-    "timestamps_s",
-    "weights",
-    "self_weights",
-    "region_weights",
-    "theta",
-    "frame_probabilities",
-    "model",
-    "model_version",
-    "url",
+    "segments",
+    "windows",
+    "faces",
 ]
 
 
@@ -48,6 +46,12 @@ def size_of(path):
 def answer(done):
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def only_track(done):
+    """The one person of an answer."""
+    (track,) = answer(done)["tracks"]
+    return track
 
 
 def one_line(done):
@@ -65,16 +69,18 @@ def test_sample_is_called_happy(predict, sample):
     assert lines[0].startswith("happy  ")
     assert lines[2].split()[:2] == ["happy", lines[2].split()[1]]
     assert "█" in lines[2]
-    assert lines[-2] == "frames: 50 decoded, 46 used, 4 without a face"
-    assert lines[-1].startswith("frames that counted most: ")
-    assert lines[-1].count(" s (") == 3
+    assert "seen in 92% of the frames" in lines[0]
+    assert lines[-1] == "frames: 50 looked at, 46 with a face, 4 without"
+    assert lines[-3].startswith("  frames that counted most: ")
+    assert lines[-3].count(" s (") == 3
+    assert lines[-4] == "  0.0-4.9 s happy"
     assert done.stderr == ""  # no terminal, no progress bar
 
 
 def test_spoilt_frames_of_the_sample_weigh_less_than_clear_ones(predict, sample):
-    result = answer(predict(sample, "--fps", 0, "--json"))
-    kinds = np.array([kind_at(t) for t in result["timestamps_s"]])
-    weights = np.array(result["weights"])
+    faces = only_track(predict(sample, "--fps", 0, "--json"))["faces"]
+    kinds = np.array([kind_at(t) for t in faces["time_s"]])
+    weights = np.array(faces["share"])
     clear = weights[kinds == "clear"].mean()
     assert weights[kinds == "blurred"].mean() < 0.2 * clear
     # At an eighth of the light this smile can be read all the same.
@@ -84,10 +90,11 @@ def test_spoilt_frames_of_the_sample_weigh_less_than_clear_ones(predict, sample)
 
 
 def test_a_smile_weighs_more_than_the_neutral_frames_around_it(predict, smile):
-    result = answer(predict(smile, "--fps", 0, "--json"))
-    weights = np.array(result["weights"])
-    happy = np.array(result["frame_probabilities"])[:, list(result["probabilities"]).index("happy")]
-    assert result["emotion"] == "happy"
+    track = only_track(predict(smile, "--fps", 0, "--json"))
+    weights = np.array(track["faces"]["share"])
+    place = list(track["probabilities"]).index("happy")
+    happy = np.array(track["faces"]["probabilities"])[:, place]
+    assert track["emotion"] == "happy"
     smiling, neutral = weights[happy > 0.5], weights[happy < 0.2]  # between: two half smiles
     assert len(smiling) > 40
     assert len(neutral) > 10
@@ -99,46 +106,57 @@ def test_a_smile_weighs_more_than_the_neutral_frames_around_it(predict, smile):
 def test_json_is_one_complete_object(predict, sample, server, shipped):
     result = answer(predict(sample, "--json", "--max-frames", 13))
     assert list(result) == JSON_KEYS
-    assert list(result["probabilities"]) == list(shipped.labels)
-    assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert result["emotion"] == max(result["probabilities"], key=result["probabilities"].get)
-    assert result["frames"] == {"decoded": 13, "used": 13, "without_face": 0}
-    assert len(result["timestamps_s"]) == len(result["weights"]) == 13
-    assert len(result["self_weights"]) == 13
-    assert result["region_weights"] is result["theta"] is None
-    assert sum(result["weights"]) == pytest.approx(1, abs=1e-5)
-    assert np.sum(result["frame_probabilities"], axis=1) == pytest.approx(np.ones(13), abs=1e-5)
-    assert (result["model"], result["model_version"]) == ("fan", "1")
-    assert result["url"] == server.grpc_url
+    assert result["schema"] == 1
+    assert result["asked"]["max_frames"] == result["frames"]["looked_at"] == 13
+    assert result["network"] == {
+        "model": "fan",
+        "model_version": "1",
+        "url": server.grpc_url,
+        "labels": list(shipped.labels),
+    }
+    (track,) = result["tracks"]
+    assert list(track) == TRACK_KEYS
+    assert list(track["probabilities"]) == list(shipped.labels)
+    assert sum(track["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert track["emotion"] == max(track["probabilities"], key=track["probabilities"].get)
+    faces = track["faces"]
+    assert {len(faces[name]) for name in ("frame", "time_s", "box", "share", "self_weight")} == {13}
+    assert faces["region_weights"] is faces["theta"] is None
+    assert sum(faces["share"]) == pytest.approx(1, abs=1e-5)
+    assert np.sum(faces["probabilities"], axis=1) == pytest.approx(np.ones(13), abs=1e-5)
+    assert np.shape(faces["landmarks"]) == (13, 5, 2)
 
 
 def test_module_and_path_are_the_same_command(predict, sample, server):
     python = ROOT / ".venv" / "bin" / "python"
     module = [python, "-m", "videofer", "predict", sample, "--url", server.grpc_url, "--json"]
     done = subprocess.run(module, capture_output=True, text=True, cwd="/")
-    assert answer(done) == answer(predict(sample, "--json"))
+    one, other = answer(done), answer(predict(sample, "--json"))
+    del one["created"], other["created"]
+    assert one == other
 
 
 def test_clip_longer_than_a_request_gets_the_answer_of_its_frames(predict, sample, tmp_path):
     long = tmp_path / "long.mp4"
     ffmpeg("-stream_loop", 1, "-i", sample, "-c", "copy", long)
-    once = answer(predict(sample, "--fps", 0, "--json"))
-    twice = answer(predict(long, "--fps", 0, "--json"))
-    assert twice["frames"]["used"] == 2 * once["frames"]["used"] > 128
+    # One face, whatever is cut between the two.
+    once = only_track(predict(sample, "--fps", 0, "--people", 1, "--json"))
+    twice = only_track(predict(long, "--fps", 0, "--people", 1, "--json"))
+    assert len(twice["faces"]["share"]) == 2 * len(once["faces"]["share"]) > 128
     # Every face twice: the same emotion, and each time half of the share.
     for label, probability in once["probabilities"].items():
         assert twice["probabilities"][label] == pytest.approx(probability, abs=1e-5)
-    halves = np.array(once["weights"] * 2) / 2
-    np.testing.assert_allclose(twice["weights"], halves, atol=1e-6)
+    halves = np.array(once["faces"]["share"] * 2) / 2
+    np.testing.assert_allclose(twice["faces"]["share"], halves, atol=1e-6)
 
 
 def test_rotated_video_gets_the_answer_of_the_upright_one(predict, sample, tmp_path):
     side, rotated = tmp_path / "side.mp4", tmp_path / "rotated.mp4"
     ffmpeg("-i", sample, "-vf", "transpose=1", "-frames:v", 10, "-crf", 5, side)
     ffmpeg("-display_rotation", 90, "-i", side, "-c", "copy", rotated)
-    upright = answer(predict(sample, "--fps", 0, "--max-frames", 10, "--json"))
-    turned = answer(predict(rotated, "--fps", 0, "--json"))
-    assert turned["frames"] == upright["frames"]
+    upright = only_track(predict(sample, "--fps", 0, "--max-frames", 10, "--json"))
+    turned = only_track(predict(rotated, "--fps", 0, "--json"))
+    assert turned["faces"]["frame"] == upright["faces"]["frame"]
     # The pixels went through another encoder.
     assert turned["probabilities"]["happy"] == pytest.approx(
         upright["probabilities"]["happy"], abs=0.05
@@ -211,7 +229,6 @@ def bad(tmp_path_factory, sample):
     ("name", "words"),
     [
         ("missing.mp4", "no such file"),
-        ("folder.mp4", "is a folder"),
         ("text.mp4", "no video that FFmpeg can decode"),
         ("empty.mp4", "no video that FFmpeg can decode"),
         ("audio.mp4", "no video that FFmpeg can decode"),
@@ -242,6 +259,19 @@ def test_bad_video_is_told_in_one_line(predict, bad, name, words):
         ["video.mp4", "--url", "localhost:99999"],
         ["video.mp4", "--plot", "weights.jpg"],
         ["video.mp4", "--annotate", "/no/such/folder/seen.mp4"],
+        ["video.mp4", "--step", "0"],
+        ["video.mp4", "--window", "-1"],
+        ["video.mp4", "--people", "0"],
+        ["video.mp4", "--min-coverage", "1.1"],
+        ["video.mp4", "--report", "page.txt"],
+        ["video.mp4", "--shard", "1/2"],
+        ["video.mp4", "--out", "x", "--shard", "3"],
+        ["video.mp4", "--out", "x", "--shard", "3/2"],
+        ["video.mp4", "--duration", "3"],
+        ["video.mp4", "other.mp4", "--plot", "p.png"],
+        ["video.mp4", "rtsp://nowhere/1"],
+        [ROOT],
+        ["-", "--plot", "p.png"],
     ],
     ids=lambda arguments: " ".join(arguments[1:]) or "no video",
 )
@@ -272,7 +302,7 @@ def test_modules_of_the_users_folder_do_not_stand_in_for_ours(tmp_path, sample, 
 
 def test_verbose_logs_each_step(predict, sample, tmp_path):
     done = predict(sample, "-v", "--plot", tmp_path / "weights.png")
-    for step in ("VideoInfo(", "Contract(", "46 with a face", "in one request", "wrote "):
+    for step in ("VideoInfo(", "Contract(", "50 frames looked at, 1 people", "chunk of 32 crops"):
         assert step in done.stderr
 
 
@@ -365,18 +395,18 @@ class SlowClient:
         time.sleep(0.02)
         return {"features": np.zeros((len(faces), 4), np.float32)}
 
-    def pool(self, tensors):
+    def pool(self, tensors, keep=True):
         return tensors["features"]
 
 
 def test_memory_stays_bounded_however_long_the_clip():
-    with ClipStream(SlowClient()) as stream:
-        for _ in range(3000):
-            stream.add(np.zeros((2, 2, 3), np.uint8))
-            assert len(stream.pending) <= 128
-            in_flight = sum(not chunk.done() for chunk in stream.chunks)
-            assert in_flight <= CHUNKS_IN_FLIGHT
-        assert stream.finish().shape == (3000, 4)
+    with FeatureStream(SlowClient()) as stream:
+        for i in range(3000):
+            stream.add(i % 2, np.zeros((2, 2, 3), np.uint8))
+            assert len(stream.pending) <= stream.limit
+            assert len(stream.flying) <= AT_ONCE
+        stream.flush()
+        assert stream.pool(0).shape == stream.pool(1).shape == (1500, 4)
 
 
 def test_failed_chunk_ends_the_clip_at_the_next_face():
@@ -384,12 +414,12 @@ def test_failed_chunk_ends_the_clip_at_the_next_face():
         def embed(self, faces):
             raise ServerUnavailable("it was killed")
 
-    with ClipStream(BrokenClient()) as stream:
-        for _ in range(129):
-            stream.add(np.zeros((2, 2, 3), np.uint8))
-        wait([*stream.chunks])
+    with FeatureStream(BrokenClient()) as stream:
+        for _ in range(stream.limit):
+            stream.add(1, np.zeros((2, 2, 3), np.uint8))
+        wait([chunk for _, chunk in stream.flying])
         with pytest.raises(ServerUnavailable, match="it was killed"):
-            stream.add(np.zeros((2, 2, 3), np.uint8))
+            stream.add(1, np.zeros((2, 2, 3), np.uint8))
 
 
 def test_python_without_the_packages_goes_on_in_the_projects_own(tmp_path):

@@ -1,5 +1,9 @@
 """Frames come out of a video upright, with their times, evenly, and one by one."""
 
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -339,3 +343,35 @@ def test_leaving_early_ends_the_reading(sample):
     ahead.close()
     source.close()
     assert ended
+
+
+@pytest.fixture
+def pieces(sample, tmp_path):
+    """The sample with its index last, first, and without one."""
+    ffmpeg("-i", sample, "-c", "copy", "-movflags", "+faststart", tmp_path / "first.mp4")
+    ffmpeg("-i", sample, "-c", "copy", tmp_path / "last.mp4")
+    ffmpeg("-i", sample, "-c", "copy", tmp_path / "none.ts")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["first.mp4", "last.mp4", "none.ts"])
+def test_pipe_is_read_wherever_its_index_lies(pieces, name):
+    named = pieces / "pipe"
+    os.mkfifo(named)
+    writer = threading.Thread(target=lambda: named.write_bytes((pieces / name).read_bytes()))
+    writer.start()
+    frames = list(read_frames(named))
+    writer.join(timeout=10)
+    assert not writer.is_alive()
+    assert len(frames) == 125
+
+
+def test_url_that_is_not_there_is_told_with_what_the_server_said(tmp_path):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://someone:secret@127.0.0.1:{server.server_port}/none.mp4"
+        with pytest.raises(VideoUnreadable, match="404 Not Found") as caught:
+            read_info(url)
+        server.shutdown()
+    assert "secret" not in str(caught.value)

@@ -1,14 +1,14 @@
 """Where in a face a network looked, as far as it says: RAN's regions, Deep-Emotion's window.
 
-Result, number of a face  ->  Outline, ...  ->  pictures.py
+ClipAnswer, place of a face  ->  Outline, ...  ->  plot.py, annotate.py
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from clients.analysis import EVEN, ClipAnswer
 from clients.faces import FACE_SIZE
-from clients.result import EVEN, Result
 
 # RAN's crops of a face: left, top, right, bottom, as fractions of its sides; the whole face last.
 # Source: Wang et al., "Region Attention Networks for Pose and Occlusion Robust Facial Expression
@@ -42,12 +42,12 @@ class Outline:
     strength: float
 
 
-def outline(result: Result, i: int) -> list[Outline]:
+def outline(answer: ClipAnswer, i: int) -> list[Outline]:
     """Outline where the network looked in face `i`, the strongest last; nothing if it says not."""
-    if result.region_weights is not None:
-        return outline_regions(result.region_weights[i])
-    if result.theta is not None:
-        return [outline_window(result.theta[i])]
+    if answer.region_weights is not None:
+        return outline_regions(answer.region_weights[i])
+    if answer.theta is not None:
+        return [outline_window(answer.theta[i])]
     return []
 
 

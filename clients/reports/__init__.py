@@ -1,0 +1,1 @@
+"""An Analysis as people want to see it: text, tables, pictures, a video, a page."""
