@@ -71,8 +71,9 @@ def run_command(verb: str, work: Callable[[], int | None], *, stopped: str = "")
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without our bars gets the numbers
-    with suppress(ValueError):  # a thread other than the first has no signals
-        signal.signal(signal.SIGTERM, end_in_order)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # a server's own way to end stays
+        with suppress(ValueError):  # a thread other than the first sets no signals
+            signal.signal(signal.SIGTERM, end_in_order)
     try:
         return work() or 0
     except Terminated:

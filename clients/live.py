@@ -264,7 +264,8 @@ class Live:
         for number, faces in self.seen.tracks.items():
             if faces.frames[-1] != frame.index:
                 continue
-            start = max(faces.seconds[0], frame.pts_seconds - self.options.window)
+            length = self.options.window or self.options.step
+            start = max(faces.seconds[0], frame.pts_seconds - length)
             first = int(np.searchsorted(faces.seconds, start))
             span = Span(start=start, end=frame.pts_seconds, first=first, last=len(faces))
             (answer,) = self.stream.pool_spans(number, [span])

@@ -31,7 +31,7 @@ def track_text(track: Track, analysis: Analysis) -> str:
     )
     if len(analysis.tracks) == 1:
         lines += ["", *bars(track, labels, width)]
-    if track.segments:
+    if track.segments and track.end > track.start:  # a picture has no time
         lines += ["", f"  {segments_text(track.segments)}"]
     return "\n".join([*lines, f"  {top_text(track)}"])
 
