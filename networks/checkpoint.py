@@ -36,6 +36,11 @@ from networks.resnet import NUM_FEATURES, ResNet18
 LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+        # FER2013's own numbers, for networks that learn FER+'s votes for contempt, too.
+        "fer2013+contempt": (
+            *("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+            "contempt",
+        ),
         "afew": ("happy", "angry", "disgust", "fear", "sad", "neutral", "surprise"),
         "ckplus": ("happy", "angry", "disgust", "fear", "sad", "contempt", "surprise"),
         "affectnet7": ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger"),

@@ -228,7 +228,8 @@ NETWORKS: dict[str, Network] = {
             classifiers=("fc.bias",),
             ensembles={"ran": ("ran_frames", "score_fusion")},
             variants=tuple(VARIANTS),
-            sizes=(FRAME_SIZE,),
+            trainer="stills",
+            recipe=Recipe(phases="112x8", learning_rate=0.01),
         ),
         Network(
             name="deep_emotion",

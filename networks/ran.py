@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from networks.preprocessing import FRAME_SIZE, Normaliser, Preprocessing
+from networks.preprocessing import Normaliser, Preprocessing
 from networks.resnet import NUM_FEATURES, ResNet18
 
 # Left, top, right and bottom, as shares of the face; the whole face comes last.
@@ -63,8 +63,8 @@ class RanAnswer(NamedTuple):
 class Ran(nn.Module):
     """RAN from pixels to logits."""
 
-    columns: Tensor  # (R - 1, 1, 224, 224)
-    rows: Tensor  # (R - 1, 1, 224, 224)
+    columns: Tensor  # (R - 1, 1, S, S)
+    rows: Tensor  # (R - 1, 1, S, S)
 
     def __init__(
         self, num_classes: int, preprocessing: Preprocessing, variant: str = "regions8"
@@ -72,8 +72,9 @@ class Ran(nn.Module):
         super().__init__()
         *parts, _ = VARIANTS[variant]
         self.normaliser = Normaliser(preprocessing, preprocessing.num_channels)
-        columns = [enlarge(left, right) for left, _, right, _ in parts]
-        rows = [enlarge(top, bottom) for _, top, _, bottom in parts]
+        size = preprocessing.size
+        columns = [enlarge(left, right, size) for left, _, right, _ in parts]
+        rows = [enlarge(top, bottom, size) for _, top, _, bottom in parts]
         self.register_buffer("columns", torch.stack(columns)[:, None], persistent=False)
         self.register_buffer("rows", torch.stack(rows)[:, None], persistent=False)
         self.backbone = ResNet18()
@@ -82,13 +83,13 @@ class Ran(nn.Module):
         self.fc = nn.Linear(2 * NUM_FEATURES, num_classes)
 
     def cut(self, faces: Tensor) -> Tensor:
-        """Cut (N, C, 224, 224) faces into (N, R, C, 224, 224) regions, each enlarged."""
+        """Cut (N, C, S, S) faces into (N, R, C, S, S) regions, each enlarged."""
         whole = faces[:, None]
         parts = self.rows @ whole @ self.columns.transpose(2, 3)
         return torch.cat([parts, whole], 1)
 
     def embed(self, regions: Tensor) -> Tensor:
-        """Embed (N, R, 3 or 1, 224, 224) normalised regions: (N, R, 512)."""
+        """Embed (N, R, 3 or 1, S, S) normalised regions: (N, R, 512)."""
         return self.backbone(regions.flatten(0, 1)).unflatten(0, (-1, regions.shape[1]))
 
     def pool(self, features: Tensor) -> Regions:
@@ -101,10 +102,19 @@ class Ran(nn.Module):
         weights = weights / weights.sum(1, keepdim=True)
         return Regions(alphas, betas, weights, (weights[:, :, None] * relations).sum(1))
 
+    def look(self, x: Tensor) -> tuple[Tensor, Regions]:
+        """Classify (N, 3 or 1, S, S) normalised faces: (N, C) logits, and what the regions say."""
+        regions = self.pool(self.embed(self.cut(x)))
+        return self.fc(regions.pooled), regions
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Classify (N, 3 or 1, S, S) normalised faces: (N, C) logits."""
+        return self.look(x)[0]
+
     def forward(self, frames: Tensor) -> RanAnswer:
         """Classify N >= 1 frames, (N, 224, 224, 3) uint8 RGB."""
-        pooled = self.pool(self.embed(self.cut(self.normaliser(frames))))
-        return RanAnswer(self.fc(pooled.pooled).float(), pooled.weights.float())
+        logits, regions = self.look(self.normaliser(frames))
+        return RanAnswer(logits.float(), regions.weights.float())
 
 
 def weigh(head: nn.Module, x: Tensor) -> Tensor:
@@ -112,21 +122,22 @@ def weigh(head: nn.Module, x: Tensor) -> Tensor:
     return head(x.flatten(0, 1)).unflatten(0, (-1, x.shape[1])).squeeze(2)
 
 
-def enlarge(low: float, high: float) -> Tensor:
-    """Say which of 224 pixels each of 224 others, between two places, is made of.
+def enlarge(low: float, high: float, size: int) -> Tensor:
+    """Say which of a side's pixels each of as many others, between two places, is made of.
 
     Args:
         low, high: as shares of a side.
+        size: pixels of a side.
 
     Returns:
-        (224, 224) float32; rows sum to 1. Cubic interpolation as PIL does it (a = -0.5), with the
+        (size, size) float32; rows sum to 1. Cubic interpolation as PIL does it (a = -0.5), with the
         crop's own pixels alone.
     """
-    places = (low + (torch.arange(FRAME_SIZE) + 0.5) * (high - low) / FRAME_SIZE) * FRAME_SIZE
-    pixels = torch.arange(FRAME_SIZE)
+    places = (low + (torch.arange(size) + 0.5) * (high - low) / size) * size
+    pixels = torch.arange(size)
     distances = (places[:, None] - pixels - 0.5).abs()
     near = (1.5 * distances - 2.5) * distances**2 + 1
     far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
     weights = torch.where(distances < 1, near, torch.where(distances < 2, far, 0))
-    weights = weights * ((pixels + 1 > low * FRAME_SIZE) & (pixels < high * FRAME_SIZE))
+    weights = weights * ((pixels + 1 > low * size) & (pixels < high * size))
     return weights / weights.sum(1, keepdim=True)

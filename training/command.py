@@ -1,7 +1,7 @@
 """Train a network on labelled faces: FAN's frame embedder on stills, then FAN on clips.
 
     DATA  ->  OUT/stills/embedder.pth.tar  ->  OUT/fan.safetensors
-    DATA  ->  OUT/<model>.safetensors          DAN and Deep-Emotion: on stills alone
+    DATA  ->  OUT/<model>.safetensors          the others: on stills alone
 
 A run that was killed goes on from its last saved state when it is started again with the same
 options.

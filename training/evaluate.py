@@ -36,6 +36,7 @@ from networks.prior import with_prior, words_of
 from training import TrainingError
 from training.clips import ClipClassifier, Scores
 from training.data import Dataset, read_dataset
+from training.hard import HARD, harden
 from training.loop import choose_device, place
 from training.measure import (
     NUM_FRAMES,
@@ -416,6 +417,12 @@ def main(argv: list[str] | None = None) -> int:
         "the longest decides which frames there are",
     )
     parser.add_argument(
+        "--hard",
+        choices=list(HARD),
+        help="make every still harder to read first: eyes, mouth or a half of the face hidden, or "
+        "the face tilted and turned (default: as they are)",
+    )
+    parser.add_argument(
         "--embedder", type=Path, help="also measure score fusion by stage one's embedder.pth.tar"
     )
     add_arguments(parser)
@@ -428,6 +435,8 @@ def main(argv: list[str] | None = None) -> int:
         num_clips = len(data)
         if args.num_clips:
             data = data.sample(args.num_clips)
+        if args.hard:
+            data = harden(data, args.hard)
         embedder = read_embedder(args.embedder) if args.embedder else None
         report = evaluate(checkpoint, data, range(args.seeds), args.lengths, embedder)
         source = data.name + (f", rows {args.usage}" if args.data.suffix == ".csv" else "")

@@ -106,7 +106,8 @@ def add_training(
         "--vary",
         type=number(0, 2),
         default=1.0,
-        help="how far stage one's pictures vary; less suits a short run (default: %(default)s)",
+        help="how far stage one's pictures, and real clips' frames, vary; less suits a short run "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--mix", type=number(0, 2), default=0.2, help="strength of its mixup (default: %(default)s)"

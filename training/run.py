@@ -52,7 +52,7 @@ class Options:
         size: pixels to which the graph brings a face before the first convolution.
         phases: stage one's; without any, stage two starts from `initial`.
         clip_epochs: stage two's.
-        vary: how far stage one's pictures vary, 1 as Variation says.
+        vary: how far stage one's pictures and real clips' frames vary, 1 as Variation says.
         mix: strength of stage one's mixup.
         learning_rate: stage one's, at the top of its schedule; without any, the network's own.
         teachers: networks from whose answers stage one learns beside the labels.
@@ -360,6 +360,7 @@ def identity(
         "data": fingerprint(data),
         "labels": " ".join(data.label_names),
         "size": str(options.size),
+        "vary": f"{options.vary:g}",
         "label share": f"{data.label_share:g}",
         "also": f"{options.others_times:g} x {fingerprint(options.others)}"
         if options.others
@@ -411,7 +412,7 @@ def clip_source(data: Dataset, batch: int, options: Options) -> Callable[[int, G
         return make_clips(data.frames, emotions[chosen], sources, kinds, size, draws)
 
     def taken(step: int, draws: Generator) -> Clips:
-        return take_clips(data, choose(step), size, draws)
+        return take_clips(data, choose(step), size, draws, Variation().scaled(options.vary))
 
     return made if data.is_stills else taken
 
@@ -440,7 +441,7 @@ def take_clips(
     chosen: Tensor,
     size: int,
     draws: Generator,
-    variation: Variation = Variation(),  # noqa: B008 (frozen)
+    variation: Variation,
 ) -> Clips:
     """Take one random frame of each third of each chosen clip, each varied on its own.
 

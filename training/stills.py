@@ -3,8 +3,8 @@
     Stills  ->  train  ->  embedder.pth.tar {'state_dict': ResNet-18's and fc's}
 
 The file has the form of the authors' backbones (`Resnet18_FER+_pytorch.pth.tar`), and either kind
-can start this stage or the next. For DAN and Deep-Emotion, which look at single frames, this is
-the whole of training.
+can start this stage or the next. For DAN, RAN and Deep-Emotion, which look at single frames, this
+is the whole of training.
 """
 
 import copy
@@ -22,6 +22,7 @@ from base.files import write_whole
 from networks.checkpoint import Embedder, embedder_weights, is_counter, load_state
 from networks.dan import Dan
 from networks.deep_emotion import DeepEmotion
+from networks.ran import Ran
 from networks.resnet import NUM_FEATURES, BasicBlock, ResNet18
 from training.augment import Variation, mix_up, vary
 from training.loop import Fit, Recipe, autocast, epoch_of, generator, seed_dropout
@@ -81,9 +82,9 @@ def load_embedder(
 
 
 class StillNetwork(nn.Module):
-    """DAN or Deep-Emotion over pictures that vary, instead of over faces as they are served."""
+    """DAN, RAN or Deep-Emotion over pictures that vary, not over faces as they are served."""
 
-    def __init__(self, network: Dan | DeepEmotion) -> None:
+    def __init__(self, network: Dan | Ran | DeepEmotion) -> None:
         super().__init__()
         self.network = network
 

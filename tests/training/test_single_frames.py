@@ -1,4 +1,4 @@
-"""DAN and Deep-Emotion are trained on stills, and nothing else."""
+"""DAN, RAN and Deep-Emotion are trained on stills, and nothing else."""
 
 import csv
 from dataclasses import replace
@@ -24,7 +24,7 @@ from training.stills import Phase, StillClassifier, StillsRecipe, as_embedder
 FUSION = "score fusion"  # the one system that they have
 
 
-@pytest.mark.parametrize(("network", "size"), [("dan", 56), ("deep_emotion", 48)])
+@pytest.mark.parametrize(("network", "size"), [("dan", 56), ("ran", 56), ("deep_emotion", 48)])
 def test_network_of_single_frames_trains_is_measured_and_comes_back(tmp_path, network, size):
     data = dataset(14)
     short = options(tmp_path, phases=(Phase(size, 1.0),))
