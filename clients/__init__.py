@@ -15,3 +15,5 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 # Else ONNX Runtime, which finds the faces, keeps events under the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# gRPC writes lines of its own about a refused handshake; ours says it once.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -3,6 +3,7 @@
 FerError
 ├── VideoUnreadable     the file is not a video, or a damaged one
 ├── NoFaceFound         a video, but nobody in it
+├── AccessRefused       the gateway will not let the client in, or it cannot show what it must
 ├── ServerUnavailable   no server, or none that answers in time
 ├── ServerMismatch      a server, but not one of this contract
 │   └── ModelMissing    a server that lacks the network, or a part of it
@@ -26,6 +27,10 @@ class ResultsDiffer(FerError):
 
 class NoFaceFound(FerError):
     """A video in which no looked-at frame shows a face."""
+
+
+class AccessRefused(FerError):
+    """A token, a certificate or a header that is missing, unreadable, or not accepted."""
 
 
 class ServerUnavailable(FerError):

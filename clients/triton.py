@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from clients.access import OPEN, Access
 from clients.analysis import ClipAnswer
 from clients.errors import ModelMissing, RequestRefused
 from clients.offers import EXTRAS, OUTPUTS, Contract, Step, read_contract, read_contracts
@@ -34,14 +35,17 @@ class TritonClient(Connection):
         url: host:port of the server's gRPC endpoint.
         model: the ensemble to ask.
         timeout_s: how long one request may take.
+        access: what a gateway in front of the server wants to see.
 
     Raises:
-        ServerUnavailable, ServerMismatch: on entering, or when first asked, where the server cannot
-            serve clips.
+        ServerUnavailable, ServerMismatch, AccessRefused: on entering, or when first asked, where
+            the server cannot serve clips.
     """
 
-    def __init__(self, url: str, model: str = "fan", timeout_s: float = 60.0) -> None:
-        super().__init__(url, timeout_s)
+    def __init__(
+        self, url: str, model: str = "fan", timeout_s: float = 60.0, access: Access = OPEN
+    ) -> None:
+        super().__init__(url, timeout_s, access)
         self.model = model
 
     def __enter__(self) -> Self:

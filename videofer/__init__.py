@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from base.errors import FerError
+    from clients.access import Access
     from clients.analysis import Analysis, ClipAnswer, Options, Segment, Track, Window
     from clients.errors import (
+        AccessRefused,
         ModelMissing,
         NoFaceFound,
         NotWritten,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
+    "AccessRefused",
     "Analysis",
     "Client",
     "ClipAnswer",
@@ -65,6 +69,7 @@ HOMES = {
     **dict.fromkeys(("analyse", "follow", "networks", "serve"), "videofer.api"),
     **dict.fromkeys(ANALYSIS, "clients.analysis"),
     **dict.fromkeys(("Live", "Moment"), "clients.live"),
+    "Access": "clients.access",
     "Client": "clients.triton",
     "FerError": "base.errors",
     "run": "videofer.verbs",

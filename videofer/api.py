@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from clients.access import Access
     from clients.analysis import Analysis
     from clients.live import Moment
     from clients.offers import Contract
@@ -38,6 +39,7 @@ def analyse(
     min_coverage: float = 0.0,
     rate: float = 25.0,
     timeout_s: float = 60.0,
+    access: Access | None = None,
 ) -> Analysis:
     """Say who is in a video, when, and with which emotion.
 
@@ -54,6 +56,7 @@ def analyse(
         min_coverage: leave out who is seen in a smaller part of the frames, 0..1.
         rate: frames a second of frames that are given as arrays.
         timeout_s: seconds that one request may take.
+        access: what a gateway in front of the server wants to see; None where there is none.
 
     Returns:
         `tracks`, one a person, each with `emotion`, `answer`, `windows`, `segments`.
@@ -62,6 +65,7 @@ def analyse(
         FerError: for a video, a server or a network that it cannot do without.
         ValueError: for an option out of its range.
     """
+    from clients.access import OPEN
     from clients.analyse import analyse as analyse_with
     from clients.analysis import Options
     from clients.arrays import as_video
@@ -75,7 +79,8 @@ def analyse(
         step=step,
         min_coverage=min_coverage,
     )
-    with as_video(source, rate) as video, TritonClient(url, network, timeout_s) as client:
+    client = TritonClient(url, network, timeout_s, access or OPEN)
+    with as_video(source, rate) as video, client:
         return analyse_with(video, client, options)
 
 
@@ -90,6 +95,7 @@ def follow(
     step: float = 0.5,
     duration: float | None = None,
     timeout_s: float = 60.0,
+    access: Access | None = None,
 ) -> Iterator[Moment]:
     """Say it as it happens, of a camera or a stream: a moment a person and step.
 
@@ -101,25 +107,29 @@ def follow(
 
     The other arguments are those of `analyse`.
     """
+    from clients.access import OPEN
     from clients.analysis import Options
     from clients.live import Live
     from clients.triton import TritonClient
 
     options = Options(fps=fps, people=people, window=window, step=step)
-    client = TritonClient(url, network, timeout_s)
+    client = TritonClient(url, network, timeout_s, access or OPEN)
     with client, Live(source, client, options, duration) as live:
         yield from live
 
 
-def networks(url: str = URL, *, timeout_s: float = 60.0) -> list[Contract]:
+def networks(
+    url: str = URL, *, timeout_s: float = 60.0, access: Access | None = None
+) -> list[Contract]:
     """List the networks that a server offers: `model`, `labels`, `extras` of each.
 
     Raises:
         FerError: where no server answers.
     """
+    from clients.access import OPEN
     from clients.offers import list_networks
 
-    return list_networks(url, timeout_s)
+    return list_networks(url, timeout_s, access or OPEN)
 
 
 def serve(platform: str = "ort_fp32", *, repository: str | Path | None = None) -> EmbeddedServer:

@@ -12,7 +12,12 @@ import json
 from base.command import make_parser, run_command
 from clients.errors import ServerMismatch
 from clients.offers import list_networks
-from clients.verbs.options import add_output_options, add_server_options, log_steps
+from clients.verbs.options import (
+    access_of,
+    add_output_options,
+    add_server_options,
+    log_steps,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Ask the server, print what it offers."""
-    networks = list_networks(args.url, args.timeout)
+    networks = list_networks(args.url, args.timeout, access_of(args))
     if not networks:
         raise ServerMismatch(
             f"the server at {args.url} has no network that follows the contract; where it serves "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from base.command import number
+from clients.access import Access, read_header, read_token
 
 
 def host_port(text: str) -> str:
@@ -53,6 +54,48 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         type=number(float, least=0.001),
         default=60,
         help="seconds that one request may take (default: %(default)s)",
+    )
+
+    gateway = parser.add_argument_group(
+        "a gateway in front of it",
+        "A token is read from $TRITON_TOKEN or a file, never from the command line.",
+    )
+    gateway.add_argument("--tls", action="store_true", help="encrypt the connection")
+    gateway.add_argument(
+        "--ca", type=Path, help="PEM file of who signed its certificate (default: the usual ones)"
+    )
+    gateway.add_argument("--cert", type=Path, help="PEM file of the client's own certificate")
+    gateway.add_argument("--key", type=Path, help="PEM file of that certificate's private key")
+    gateway.add_argument(
+        "--token-file", type=Path, help="file of a token, sent as authorization: Bearer <token>"
+    )
+    gateway.add_argument(
+        "--header",
+        type=header,
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="send this with every request; may be repeated",
+    )
+
+
+def header(text: str) -> tuple[str, str]:
+    """Read a header, in argparse's way."""
+    try:
+        return read_header(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def access_of(args: argparse.Namespace) -> Access:
+    """Turn what add_server_options added into an Access."""
+    return Access(
+        tls=args.tls,
+        ca=args.ca,
+        cert=args.cert,
+        key=args.key,
+        token=read_token(args.token_file),
+        headers=dict(args.header),
     )
 
 

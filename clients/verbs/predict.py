@@ -23,6 +23,7 @@ from clients.analyse import analyse
 from clients.analysis import Analysis, Options
 from clients.triton import TritonClient
 from clients.verbs.options import (
+    access_of,
     add_network_option,
     add_output_options,
     add_server_options,
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and not args.live:
         for source in args.sources:
             check(source)
-    with TritonClient(args.url, args.model, args.timeout) as client:
+    with TritonClient(args.url, args.model, args.timeout, access_of(args)) as client:
         if args.out is not None:
             return run_folder(args, client, progress)
         if args.live:

@@ -19,6 +19,7 @@ from clients.faces import FACE_SIZE
 from clients.occlusion import Patch, find_saliency
 from clients.triton import TritonClient
 from clients.verbs.options import (
+    access_of,
     add_network_option,
     add_output_options,
     add_server_options,
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     with Video(args.source) as video:
         video.info()  # a bad file is told at once, server or no server
     options = Options(fps=args.fps, max_frames=args.max_frames, people=1, window=0)
-    with TritonClient(args.url, args.model, args.timeout) as client:
+    with TritonClient(args.url, args.model, args.timeout, access_of(args)) as client:
         analysis = analyse(args.source, client, options, progress=progress)
         (track,) = analysis.tracks
         i = int(track.answer.strengths.argmax())
