@@ -28,10 +28,11 @@ ASK_TENSORRT = """
 import ctypes
 for major in range(19, 9, -1):
     try:
-        number = ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion()
+        library = ctypes.CDLL(f"libnvinfer.so.{major}")
     except OSError:
         continue
-    print(f"{number // 10000}.{number // 100 % 100}.{number % 100}")
+    numbers = ("Major", "Minor", "Patch", "Build")
+    print(".".join(str(getattr(library, f"getInferLib{name}Version")()) for name in numbers))
     break
 """
 
@@ -41,7 +42,8 @@ class Host:
     """What the plans will meet.
 
     Args:
-        tensorrt: the server's version, such as "11.4.0".
+        tensorrt: the server's version and build, such as "11.4.0.106": a plan loads on the very
+            build alone (NVIDIA's support policy; NVIDIA/TensorRT issue 3793).
         gpu: the GPU's name, as nvidia-smi gives it.
         compute_capability: of the GPU, such as "9.0".
     """
@@ -87,7 +89,7 @@ def check_plan(plan: Path, host: Host, root: Path, release: str, platform: str =
     if sha256(plan) != manifest["plan_sha256"]:
         raise ServingError(f"{plan} is not what its manifest describes (cut off?); {REBUILD}")
     check_against_config(plan, manifest, platform)
-    version = ".".join(str(manifest["tensorrt"]).split(".")[:3])
+    version = ".".join(str(manifest["tensorrt"]).split(".")[:4])  # a fifth is the package's
     if version != host.tensorrt:
         raise ServingError(
             f"{plan} was built with TensorRT {version}, and the server has {host.tensorrt}; "

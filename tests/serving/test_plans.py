@@ -1,19 +1,25 @@
 """A plan that does not fit the server is refused before the server starts."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tensorrt_rtx
+import tensorrt_rtx_libs
 from conftest import ROOT, copy_repository
 
 from export.profiles import PLANS
 from export.to_plan import Gpu, find_gpu, make_plan, manifest_path
 from serving import ServingError
 from serving.command import main
-from serving.plans import Host, check_plan, find_host
+from serving.plans import ASK_TENSORRT, Host, check_plan, find_host
 
-HERE = Host(".".join(tensorrt_rtx.__version__.split(".")[:3]), "NVIDIA H200", "9.0")
+VERSION = ".".join(tensorrt_rtx.__version__.split(".")[:4])
+HERE = Host(VERSION, "NVIDIA H200", "9.0")
+LIBRARY = Path(tensorrt_rtx_libs.__file__).parent / "libtensorrt_rtx.so.1"
 
 
 @pytest.fixture
@@ -42,9 +48,11 @@ def test_plan_without_its_graph_is_let_through(plan, tmp_path):
     ("host", "words"),
     [
         (
-            replace(HERE, tensorrt="11.4.0"),
-            r"built with TensorRT 1\.7\.1, and the server has 11.4.0",
+            replace(HERE, tensorrt="11.4.0.106"),
+            r"built with TensorRT 1\.7\.1\.\d+, and the server has 11.4.0.106",
         ),
+        # The very build: TensorRT refuses a plan of another one of the same version.
+        (replace(HERE, tensorrt=f"{VERSION}0"), rf"built with TensorRT {VERSION}, .* {VERSION}0;"),
         (replace(HERE, gpu="NVIDIA L4"), r"built for NVIDIA H200 .*9\.0.* this is NVIDIA L4"),
         (replace(HERE, compute_capability="8.9"), r"built for NVIDIA H200 .*8\.9"),
     ],
@@ -121,9 +129,22 @@ def put_on_path(folder, monkeypatch, **scripts):
 
 
 def test_host_is_what_the_container_and_the_gpu_say(tmp_path, monkeypatch):
-    docker = "echo '== greetings =='; echo 11.4.0"
+    docker = "echo '== greetings =='; echo 11.4.0.106"
     put_on_path(tmp_path, monkeypatch, docker=docker, nvidia_smi="echo 'NVIDIA H200, 9.0'")
-    assert find_host("image") == Host("11.4.0", "NVIDIA H200", "9.0")
+    assert find_host("image") == Host("11.4.0.106", "NVIDIA H200", "9.0")
+
+
+def test_container_is_asked_for_all_four_numbers_of_its_tensorrt(tmp_path):
+    # TensorRT-RTX's library answers the same functions, and stands in for the container's.
+    (tmp_path / "libnvinfer.so.11").symlink_to(LIBRARY)
+    told = subprocess.run(
+        [sys.executable, "-c", ASK_TENSORRT],
+        env={"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"{VERSION}\n"
 
 
 @pytest.mark.parametrize("docker", ["exit 125", "true"])
@@ -142,9 +163,9 @@ def test_builder_and_launcher_mean_the_same_gpu(tmp_path, monkeypatch):
 
 def test_rebuild_for_a_container_is_told_as_a_command(plan, tmp_path):
     host = replace(HERE, tensorrt="11.4.0")
-    words = "videofer engines --image nvcr.io/nvidia/tensorrt --release 26.10"
+    words = "videofer engines --image nvcr.io/nvidia/tensorrt --release 26.12"
     with pytest.raises(ServingError, match=words):
-        check_plan(plan, host, tmp_path, "26.10")
+        check_plan(plan, host, tmp_path, "26.12")
 
 
 def test_serving_refuses_a_plan_that_does_not_fit_before_it_starts(

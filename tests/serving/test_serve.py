@@ -178,7 +178,7 @@ def test_container_is_locked_down():
     assert {*expected, "--read-only", "--cap-drop=ALL"} <= set(command)
 
 
-@pytest.mark.parametrize("release", ["24.10", "26.06", "latest", ""])
+@pytest.mark.parametrize("release", ["24.10", "26.06", "26.10", "latest", ""])
 def test_release_with_known_vulnerabilities_is_refused(release):
     with pytest.raises(ServingError, match="or newer"):
         docker_command(read_platform(REPOSITORY, "trt_fp16"), Ports(), release, "SECRET")
