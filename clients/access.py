@@ -63,9 +63,6 @@ class Access:
         return {**self.headers, **bearer}
 
 
-OPEN = Access()  # no gateway
-
-
 def read(path: Path, name: str) -> bytes:
     """Read a small file that an option names."""
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 
 from base.text import clean
-from clients.access import OPEN, Access
+from clients.access import Access
 from clients.errors import RequestRefused, ServerMismatch, ServerUnavailable
 from clients.faces import FACE_SIZE
 from clients.transport import Connection, to_input
@@ -178,7 +178,7 @@ def ready_models(server: Connection) -> list[str]:
     return sorted({model.name for model in statistics.model_stats})
 
 
-def list_networks(url: str, timeout_s: float, access: Access = OPEN) -> list[Contract]:
+def list_networks(url: str, timeout_s: float, access: Access | None = None) -> list[Contract]:
     """Learn of every network that a server has ready, in the order of their names."""
     with closing(Connection(url, timeout_s, access)) as server:
         return read_contracts(server)

@@ -13,7 +13,7 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from clients.access import OPEN, Access
+from clients.access import Access
 from clients.errors import AccessRefused, ModelMissing, RequestRefused, ServerUnavailable
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,9 @@ T = TypeVar("T")
 # clients that lost one server together do not come back together.
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0)
 RETRY_SECONDS = 60.0  # after so long a call is not tried again
-# A connection whose other end is frozen is given up after 50 s. No more than two pings without
-# data: Triton hangs up on whoever sends more than that within five minutes.
+# A connection that freezes in the middle of a request is given up after 50 s, by gRPC's own
+# account. No more than two pings without data: Triton hangs up on whoever sends more than that
+# within five minutes.
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -41,10 +42,11 @@ class Connection:
     Args:
         url: host:port of the server's gRPC endpoint.
         timeout_s: how long one request may take.
-        access: what a gateway in front of it wants to see.
+        access: what a gateway in front of it wants to see; None where there is none.
     """
 
-    def __init__(self, url: str, timeout_s: float = 60.0, access: Access = OPEN) -> None:
+    def __init__(self, url: str, timeout_s: float = 60.0, access: Access | None = None) -> None:
+        access = access or Access()
         access.check(url)
         self.url = url
         self.timeout_s = timeout_s

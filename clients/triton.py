@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from clients.access import OPEN, Access
+from clients.access import Access
 from clients.analysis import ClipAnswer
 from clients.errors import ModelMissing, RequestRefused
 from clients.offers import EXTRAS, OUTPUTS, Contract, Step, read_contract, read_contracts
@@ -35,7 +35,7 @@ class TritonClient(Connection):
         url: host:port of the server's gRPC endpoint.
         model: the ensemble to ask.
         timeout_s: how long one request may take.
-        access: what a gateway in front of the server wants to see.
+        access: what a gateway in front of the server wants to see; None where there is none.
 
     Raises:
         ServerUnavailable, ServerMismatch, AccessRefused: on entering, or when first asked, where
@@ -43,7 +43,7 @@ class TritonClient(Connection):
     """
 
     def __init__(
-        self, url: str, model: str = "fan", timeout_s: float = 60.0, access: Access = OPEN
+        self, url: str, model: str = "fan", timeout_s: float = 60.0, access: Access | None = None
     ) -> None:
         super().__init__(url, timeout_s, access)
         self.model = model

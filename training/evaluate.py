@@ -383,7 +383,7 @@ def read(args: argparse.Namespace) -> tuple[Checkpoint, Dataset, str]:
     return checkpoint, data.renumber(checkpoint.labels).to(choose_device(args.device)), prior
 
 
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = make_parser("evaluate", __doc__)
     parser.add_argument("data", type=Path, help="labelled faces: docs/training.md has the forms")
     parser.add_argument(
@@ -427,7 +427,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_arguments(parser)
     add_device(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
 
     def command() -> None:
         args.checkpoint = source_of(args).path

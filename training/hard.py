@@ -2,7 +2,8 @@
 
     faces (N, C, h, w) uint8  ->  occluded or turned  ->  (N, C, size, size) uint8
 
-What is drawn depends on the seed alone, so that every network is measured on the same pictures.
+What is drawn depends on the seed alone, so that every network is measured on the same pictures; a
+GPU draws others than a CPU.
 """
 
 from collections.abc import Callable

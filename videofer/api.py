@@ -65,7 +65,6 @@ def analyse(
         FerError: for a video, a server or a network that it cannot do without.
         ValueError: for an option out of its range.
     """
-    from clients.access import OPEN
     from clients.analyse import analyse as analyse_with
     from clients.analysis import Options
     from clients.arrays import as_video
@@ -79,7 +78,7 @@ def analyse(
         step=step,
         min_coverage=min_coverage,
     )
-    client = TritonClient(url, network, timeout_s, access or OPEN)
+    client = TritonClient(url, network, timeout_s, access)
     with as_video(source, rate) as video, client:
         return analyse_with(video, client, options)
 
@@ -107,13 +106,12 @@ def follow(
 
     The other arguments are those of `analyse`.
     """
-    from clients.access import OPEN
     from clients.analysis import Options
     from clients.live import Live
     from clients.triton import TritonClient
 
     options = Options(fps=fps, people=people, window=window, step=step)
-    client = TritonClient(url, network, timeout_s, access or OPEN)
+    client = TritonClient(url, network, timeout_s, access)
     with client, Live(source, client, options, duration) as live:
         yield from live
 
@@ -126,10 +124,9 @@ def networks(
     Raises:
         FerError: where no server answers.
     """
-    from clients.access import OPEN
     from clients.offers import list_networks
 
-    return list_networks(url, timeout_s, access or OPEN)
+    return list_networks(url, timeout_s, access)
 
 
 def serve(platform: str = "ort_fp32", *, repository: str | Path | None = None) -> EmbeddedServer:
